@@ -1,0 +1,56 @@
+"""Refunds for Talkable, from Airflow.
+
+Errors, outcomes and the values that carry them can be imported from here. They are loaded when
+they are first asked for: Airflow imports this package in every process, most of which never refund.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_provider_talkable.protocol.errors import (
+        InvalidConnection,
+        InvalidRefund,
+        TalkableAlreadyRefunded,
+        TalkableAuthError,
+        TalkableConnectionError,
+        TalkableError,
+        TalkableOriginNotFound,
+        TalkableProtocolError,
+        TalkableRejected,
+        TalkableServerError,
+        TalkableThrottled,
+    )
+    from airflow_provider_talkable.protocol.outcomes import Outcome
+    from airflow_provider_talkable.protocol.refund import Refund
+    from airflow_provider_talkable.protocol.results import RefundResult
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "InvalidConnection",
+    "InvalidRefund",
+    "Outcome",
+    "Refund",
+    "RefundResult",
+    "TalkableAlreadyRefunded",
+    "TalkableAuthError",
+    "TalkableConnectionError",
+    "TalkableError",
+    "TalkableOriginNotFound",
+    "TalkableProtocolError",
+    "TalkableRejected",
+    "TalkableServerError",
+    "TalkableThrottled",
+    "__version__",
+]
+
+_HOMES = {"Outcome": "outcomes", "Refund": "refund", "RefundResult": "results"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.protocol.{_HOMES.get(name, 'errors')}"), name)

@@ -1,0 +1,1 @@
+"""Talkable's wire: pure rules, no I/O, no clock, nothing but the standard library."""

@@ -1,0 +1,219 @@
+"""Reading Talkable's answers: a result, or the typed error that says what to do.
+
+Three generations of the API are understood without being told which one answers. See
+"Refunds" in Talkable's API v2 documentation for the first.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, NoReturn
+
+from airflow_provider_talkable.protocol.errors import (
+    TalkableAlreadyRefunded,
+    TalkableAuthError,
+    TalkableError,
+    TalkableOriginNotFound,
+    TalkableProtocolError,
+    TalkableRejected,
+    TalkableServerError,
+    TalkableThrottled,
+)
+
+JsonObject = dict[str, Any]
+
+_MAX_MESSAGE = 500
+
+_Meanings = tuple[tuple[re.Pattern[str], type[TalkableError]], ...]
+
+
+def _meanings(*pairs: tuple[str, type[TalkableError]]) -> _Meanings:
+    return tuple((re.compile(words, re.IGNORECASE | re.DOTALL), error) for words, error in pairs)
+
+
+# By meaning-bearing words: the sentences around them have changed before. The first match decides.
+_OF_AN_ORIGIN = _meanings(
+    (r"\balready\s+(been\s+)?(fully\s+)?refunded\b", TalkableAlreadyRefunded),
+    (r"\b(was|been|is)\s+refunded\s+already\b", TalkableAlreadyRefunded),
+    (r"\bno\s+origin\b.*\bfound\b", TalkableOriginNotFound),
+    (r"\borigin\b.*(\bnot\s+found\b|\bnot\s+exist\b|n't\s+exist\b)", TalkableOriginNotFound),
+)
+# A 200 that says ok: false carries in words what its status should have said.
+_OF_A_STATUS = _meanings(
+    (r"\bapi[ _]key\b|\bunauthori[sz]ed\b|\bnot authori[sz]ed\b|\baccess denied\b", TalkableAuthError),
+    (r"\btoo many requests\b|\brate limit|\bthrottl", TalkableThrottled),
+    (r"\btry again\b|\btemporarily\b|\binternal (server )?error\b", TalkableServerError),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came back over HTTP.
+
+    :param status: The HTTP status.
+    :param body: The body, decoded from any content encoding.
+    :param content_type: The media type as sent, for messages only.
+    :param retry_after: The seconds that a Retry-After header asked to wait.
+    :param location: Where a redirect points to.
+    """
+
+    status: int
+    body: bytes
+    content_type: str = ""
+    retry_after: float | None = None
+    location: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RefundAnswer:
+    """What Talkable says of an origin it has refunded; either part can be missing.
+
+    :param referral: The referral the origin belongs to (the API of 2021).
+    :param origin: The origin itself (later generations).
+    """
+
+    referral: JsonObject | None = None
+    origin: JsonObject | None = None
+
+
+def read_refund(response: Response) -> RefundAnswer:
+    """Read the answer to a refund.
+
+    :raises TalkableError: the one that fits, see :func:`read_result`.
+    """
+    result = read_result(response)
+    referral, origin = result.get("referral"), result.get("origin")
+    if "referral" not in result and "origin" not in result and "id" in result:
+        origin = result
+    return RefundAnswer(
+        referral=referral if isinstance(referral, dict) else None,
+        origin=origin if isinstance(origin, dict) else None,
+    )
+
+
+def read_campaigns(response: Response) -> list[JsonObject]:
+    """Read the answer to a request for campaigns.
+
+    :raises TalkableError: the one that fits, see :func:`read_result`.
+    """
+    campaigns = read_result(response).get("campaigns")
+    if not isinstance(campaigns, list):
+        raise TalkableProtocolError(
+            "The answer lists no campaigns; is the connection's host Talkable's?",
+            http_status=response.status,
+            retryable=False,
+        )
+    return campaigns
+
+
+def read_result(response: Response) -> JsonObject:
+    """Return the ``result`` of an answer that says ``ok``, empty where it has none.
+
+    :raises TalkableError: the subclass that says what became of the request: by the status first,
+        by the words of ``error_message`` where the status leaves it open.
+    """
+    status = response.status
+    payload = _json_object(response.body)
+    message = _message(payload)
+    if status in (401, 403):
+        raise TalkableAuthError(_auth_advice(message), http_status=status)
+    if status == 429:
+        raise TalkableThrottled(
+            "Talkable throttles this site (429)", http_status=status, retry_after=response.retry_after
+        )
+    if status >= 500 or status == 408:
+        raise TalkableServerError(
+            message or f"Talkable answered HTTP {status}",
+            http_status=status,
+            retry_after=response.retry_after,
+        )
+    if status == 404:
+        raise TalkableOriginNotFound(message or "Not found (404)", http_status=status)
+    if 400 <= status < 500:
+        _raise_by_meaning(
+            _OF_AN_ORIGIN, message or f"Talkable refused the request with HTTP {status}", status
+        )
+    if not 200 <= status < 300:
+        raise TalkableProtocolError(
+            f"Answered with HTTP {status}"
+            + (f", a redirect to {response.location}, which is not followed" if response.location else "")
+            + "; set the connection's host to where Talkable answers by itself",
+            http_status=status,
+            retryable=False,
+        )
+    if payload is None:
+        raise TalkableProtocolError(
+            f"HTTP {status} with {_describe(response)} instead of a JSON object; "
+            "a proxy or an outage page answered in Talkable's place",
+            http_status=status,
+        )
+    if payload.get("ok") is False:
+        _raise_by_meaning(
+            _OF_AN_ORIGIN + _OF_A_STATUS, message or "Talkable answered ok: false and gave no reason", status
+        )
+    if payload.get("ok") is not True:
+        raise TalkableProtocolError(
+            f"HTTP {status} with a JSON object that does not say whether it is ok",
+            http_status=status,
+        )
+    result = payload.get("result")
+    return result if isinstance(result, dict) else {}
+
+
+def seconds_to_wait(retry_after: str | None, date: str | None) -> float | None:
+    """Read a Retry-After header (RFC 9110): seconds, or a date, which the answer's own Date is
+    subtracted from so that the local clock does not matter.
+    """
+    if retry_after is None:
+        return None
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", retry_after, re.ASCII):
+        return float(retry_after)
+    try:
+        gap = parsedate_to_datetime(retry_after) - parsedate_to_datetime(date or "")
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, gap.total_seconds())
+
+
+def _raise_by_meaning(meanings: _Meanings, message: str, status: int) -> NoReturn:
+    matches = (error for words, error in meanings if words.search(message))
+    error = next(matches, TalkableRejected)
+    if error is TalkableAuthError:
+        message = _auth_advice(message)
+    raise error(message, http_status=status)
+
+
+def _auth_advice(message: str) -> str:
+    return (
+        f"Talkable refused the API key ({message or 'no reason given'}); check the connection's password, "
+        "its site_slug, and its auth_scheme (basic or bearer)"
+    )
+
+
+def _json_object(body: bytes) -> JsonObject | None:
+    try:
+        payload = json.loads(body.decode("utf-8-sig"), parse_constant=_no_such_constant)
+    except (ValueError, RecursionError):
+        return None
+    return payload if isinstance(payload, dict) else None
+
+
+def _no_such_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _message(payload: JsonObject | None) -> str:
+    message = (payload or {}).get("error_message")
+    if not isinstance(message, str):
+        return ""
+    message = message.strip()
+    return message if len(message) <= _MAX_MESSAGE else message[:_MAX_MESSAGE] + "…"
+
+
+def _describe(response: Response) -> str:
+    if not response.body:
+        return "an empty body"
+    return f"{len(response.body)} bytes of {response.content_type or 'unnamed content'}"

@@ -1,0 +1,142 @@
+"""Everything that can go wrong with a call to Talkable, by what the caller can do about it."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from airflow_provider_talkable.protocol.outcomes import Outcome
+
+
+class TalkableError(Exception):
+    """The base of every error this package raises about Talkable.
+
+    :param message: What happened and what to do next. Never contains the API key.
+    :param http_status: The status of the answer, where there was one.
+    """
+
+    outcome: ClassVar[Outcome] = Outcome.FAILED
+    """What a refund becomes that ends in this error."""
+
+    retryable: bool = False
+    """Whether the same request may succeed if it is sent again soon."""
+
+    may_have_acted: bool = False
+    """Whether Talkable may have carried the request out all the same."""
+
+    def __init__(self, message: str, *, http_status: int | None = None) -> None:
+        super().__init__(message)
+        self.http_status = http_status
+        self.origin_slug: str | None = None
+        """The origin it is about, where it is about one; the message then begins with it."""
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return message if self.origin_slug is None else f"{self.origin_slug}: {message}"
+
+
+class InvalidConnection(TalkableError, ValueError):
+    """The Airflow connection cannot be used as it is; raised before anything is sent."""
+
+    outcome = Outcome.ABORTED
+
+
+class InvalidRefund(TalkableError, ValueError):
+    """The input makes no refund; raised before anything is sent.
+
+    :param field: The field that is at fault, e.g. ``refund_subtotal``.
+    :param value: What it held.
+    """
+
+    outcome = Outcome.INVALID
+
+    def __init__(self, message: str, *, field: str = "", value: object = None) -> None:
+        super().__init__(message)
+        self.field = field
+        self.value = value
+
+    @classmethod
+    def of(cls, field: str, value: object, remedy: str) -> InvalidRefund:
+        """Name the field and its value, the latter cut short, before the remedy."""
+        shown = repr(value)
+        if len(shown) > 120:
+            shown = f"{shown[:100]}… ({len(shown)} characters)"
+        return cls(f"{field}={shown}: {remedy}", field=field, value=value)
+
+
+class TalkableAuthError(TalkableError):
+    """401 or 403: the key is missing, wrong, or not for this site. No other request can succeed."""
+
+    outcome = Outcome.ABORTED
+
+
+class TalkableOriginNotFound(TalkableError):
+    """Talkable has no origin of that slug on that site."""
+
+    outcome = Outcome.NOT_FOUND
+
+
+class TalkableAlreadyRefunded(TalkableError):
+    """The origin has been refunded before."""
+
+    outcome = Outcome.ALREADY_REFUNDED
+
+
+class TalkableRejected(TalkableError):
+    """Talkable understood the request and refused it."""
+
+    outcome = Outcome.REJECTED
+
+
+class TalkableThrottled(TalkableError):
+    """429: too many requests for this site, whoever sent them.
+
+    :param retry_after: The seconds Talkable asked to wait, where it said so.
+    """
+
+    outcome = Outcome.THROTTLED
+
+    def __init__(
+        self, message: str, *, http_status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, http_status=http_status)
+        self.retry_after = retry_after
+
+
+class TalkableServerError(TalkableError):
+    """A 5xx: Talkable, or a proxy before it, failed.
+
+    :param retry_after: The seconds the answer asked to wait, where it said so.
+    """
+
+    retryable = True
+    may_have_acted = True
+
+    def __init__(
+        self, message: str, *, http_status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, http_status=http_status)
+        self.retry_after = retry_after
+
+
+class TalkableConnectionError(TalkableError):
+    """No answer came: no connection, a timeout, or a connection that broke.
+
+    :param request_sent: Whether the request may have reached Talkable, which may then have acted.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, request_sent: bool = True) -> None:
+        super().__init__(message)
+        self.request_sent = request_sent
+        self.may_have_acted = request_sent
+
+
+class TalkableProtocolError(TalkableError):
+    """An answer came that is none of Talkable's: a proxy's page, half a body, a redirect."""
+
+    may_have_acted = True
+
+    def __init__(self, message: str, *, http_status: int | None = None, retryable: bool = True) -> None:
+        super().__init__(message, http_status=http_status)
+        self.retryable = retryable

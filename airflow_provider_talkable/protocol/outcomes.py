@@ -1,0 +1,42 @@
+"""What can become of one refund."""
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """The one word that says what became of a refund.
+
+    Members are strings, so they read the same in XCom, in a table and in ``fail_on``.
+    """
+
+    REFUNDED = "refunded"
+    """Talkable took it."""
+
+    ALREADY_REFUNDED = "already_refunded"
+    """Talkable had it already, which settles it just as well."""
+
+    NOT_FOUND = "not_found"
+    """Talkable never saw that order."""
+
+    REJECTED = "rejected"
+    """Talkable refused it; ``error_message`` has its reason."""
+
+    INVALID = "invalid"
+    """The input makes no refund; nothing was sent."""
+
+    THROTTLED = "throttled"
+    """Talkable still answered 429 when the patience for it ended; it did not act."""
+
+    FAILED = "failed"
+    """The attempts were used up without an answer that settles it; safe to send again."""
+
+    UNCONFIRMED = "unconfirmed"
+    """A partial refund that Talkable may or may not have taken; not sent again by itself."""
+
+    ABORTED = "aborted"
+    """Not tried: the run stopped first."""
+
+    @property
+    def is_success(self) -> bool:
+        """Whether Talkable has the refund."""
+        return self in (Outcome.REFUNDED, Outcome.ALREADY_REFUNDED)

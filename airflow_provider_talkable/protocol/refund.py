@@ -1,0 +1,275 @@
+"""A refund, validated once: whatever passes here can be sent as it is."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from decimal import ROUND_HALF_EVEN, Decimal
+from numbers import Integral, Real
+from urllib.parse import quote
+from uuid import UUID
+
+from airflow_provider_talkable.protocol.errors import InvalidRefund
+
+COLUMNS = (
+    "origin_slug",
+    "order_number",
+    "event_category",
+    "event_number",
+    "refunded_at",
+    "refund_subtotal",
+    "site_slug",
+)
+
+# HTTP servers commonly stop reading a request line at 8 KiB; half of it leaves room for the rest.
+MAX_SEGMENT_BYTES = 4096
+# Above this, a float would no longer carry four decimals exactly.
+MAX_SUBTOTAL = Decimal(10) ** 11
+_FOUR_DECIMALS = Decimal("0.0001")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+# How "no value" reads once Jinja, pandas, JSON or JavaScript have turned it into text.
+_NOTHING = frozenset({"", "none", "null", "nan", "nat", "<na>", "undefined"})
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """One refund of one origin. Build it with :meth:`parse` or :meth:`from_row`, which validate.
+
+    :param site_slug: The Talkable site id, e.g. ``my-store``.
+    :param origin_slug: A purchase's order number, e.g. ``B00K2EOONI``, or an event's
+        ``event_category:event_number``, e.g. ``newsletter_subscription:42``.
+    :param refunded_at: When it was refunded, in UTC, to the millisecond.
+    :param refund_subtotal: The refunded part in the shop's currency, to four decimals. ``None``
+        refunds the whole order.
+    """
+
+    site_slug: str
+    origin_slug: str
+    refunded_at: datetime | None = None
+    refund_subtotal: Decimal | None = None
+
+    @classmethod
+    def parse(
+        cls,
+        origin_slug: object,
+        *,
+        site_slug: object,
+        refunded_at: object = None,
+        refund_subtotal: object = None,
+    ) -> Refund:
+        """Validate loose values, as they come from a template, XCom or a database row.
+
+        :param origin_slug: Text, an integer (its digits are the slug) or a UUID.
+        :param site_slug: Text.
+        :param refunded_at: ISO 8601 text, a datetime (naive is UTC) or a date (midnight UTC).
+        :param refund_subtotal: A number, or text that is one, in the shop's currency, not negative.
+        :raises InvalidRefund: naming the field, its value and the remedy.
+        """
+        return cls(
+            site_slug=_site_slug(site_slug),
+            origin_slug=_origin_slug("origin_slug", origin_slug),
+            refunded_at=_instant(refunded_at),
+            refund_subtotal=_subtotal(refund_subtotal),
+        )
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, object], *, site_slug: object = None) -> Refund:
+        """Read a row by its column names.
+
+        :param row: ``origin_slug``, or ``order_number``, or ``event_category`` with
+            ``event_number``; optional ``refunded_at``, ``refund_subtotal``, ``site_slug``. A column
+            that is ``None`` counts as absent.
+        :param site_slug: The site of rows that name none.
+        :raises InvalidRefund: also for a column of another name, since a misspelt
+            ``refund_subtotal`` would turn a partial refund into a full one.
+        """
+        for name in row:
+            if name not in COLUMNS:
+                raise InvalidRefund.of(
+                    str(name), row[name], f"not a column of a refund; these are: {', '.join(COLUMNS)}"
+                )
+        given = {name: value for name, value in row.items() if value is not None}
+        return cls.parse(
+            _slug_of_row(given),
+            site_slug=given.get("site_slug", site_slug),
+            refunded_at=given.get("refunded_at"),
+            refund_subtotal=given.get("refund_subtotal"),
+        )
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether an amount goes with it, so that Talkable might count a repeat again."""
+        return self.refund_subtotal is not None
+
+
+def _slug_of_row(given: Mapping[str, object]) -> object:
+    event = [name for name in ("event_category", "event_number") if name in given]
+    ways = [name for name in ("origin_slug", "order_number") if name in given] + event[:1]
+    if not ways:
+        raise InvalidRefund.of(
+            "origin_slug",
+            None,
+            "a refund needs origin_slug, or order_number, or event_category with event_number",
+        )
+    if len(ways) > 1:
+        raise InvalidRefund.of(
+            ways[0], given[ways[0]], f"{' and '.join(ways)} are both set; give only one of them"
+        )
+    if not event:
+        name = ways[0]
+        return _origin_slug(name, given[name])
+    if len(event) == 1:
+        raise InvalidRefund.of(event[0], given[event[0]], "event_category and event_number go together")
+    return ":".join(_origin_slug(name, given[name]) for name in event)
+
+
+def _origin_slug(field: str, value: object) -> str:
+    text = _text_of_id(field, value)
+    if text.strip().lower() in _NOTHING:
+        raise InvalidRefund.of(field, value, "holds no slug; a template, an XCom or a column gave nothing")
+    if (text[0], text[-1]) in {("[", "]"), ("{", "}"), ("(", ")")}:
+        raise InvalidRefund.of(
+            field,
+            value,
+            "is the text of a list or of a template, not one slug; pass the list itself, "
+            "e.g. as XComArg (task.output)",
+        )
+    if text in {".", ".."}:
+        raise InvalidRefund.of(field, value, "cannot be sent: HTTP clients take it for a step in the path")
+    try:
+        segment = quote(text, safe=":")
+    except UnicodeEncodeError:
+        raise InvalidRefund.of(
+            field, value, "has a lone surrogate, which is no text; check its encoding at the source"
+        ) from None
+    if len(segment) > MAX_SEGMENT_BYTES:
+        raise InvalidRefund.of(
+            field,
+            value,
+            f"takes {len(segment)} bytes in the URL, more than the {MAX_SEGMENT_BYTES} that servers "
+            "are sure to read; is it an order number?",
+        )
+    return text
+
+
+def _text_of_id(field: str, value: object) -> str:
+    match value:
+        case str():
+            return str(value)
+        case bool():
+            remedy = "is a boolean, not a slug"
+        case bytes() | bytearray() | memoryview():
+            remedy = "is bytes, not text; decode it first"
+        case None:
+            remedy = "holds no slug; a template, an XCom or a column gave nothing"
+        case UUID():
+            return str(value)
+        case Integral():
+            return str(int(value))
+        case Decimal() if value.is_finite() and value.as_tuple().exponent == 0:
+            return str(value)
+        case Real() | Decimal():
+            remedy = (
+                "is not a whole number, which is what a nullable integer column turns into on its "
+                "way through pandas; cast the column to text in the query"
+            )
+        case Mapping() | Sequence():
+            remedy = (
+                f"is a {type(value).__name__}, not a slug; "
+                "rows go into refunds, as mappings from column names to values"
+            )
+        case _:
+            remedy = f"is a {type(value).__name__}, not a slug; give text or a whole number"
+    raise InvalidRefund.of(field, value, remedy)
+
+
+def _site_slug(value: object) -> str:
+    if value is None:
+        raise InvalidRefund.of("site_slug", value, "set it on the Talkable connection or pass site_slug")
+    if not isinstance(value, str) or value.strip().lower() in _NOTHING:
+        raise InvalidRefund.of(
+            "site_slug", value, "is no site id; it is in Talkable's dashboard, e.g. 'my-store'"
+        )
+    return value
+
+
+def _instant(value: object) -> datetime | None:
+    match value:
+        case None:
+            return None
+        case str():
+            moment = _parse_iso(value)
+        case datetime():
+            moment = value
+        case date():
+            moment = datetime.combine(value, time())
+        case _:
+            raise _not_a_moment(value)
+    # pandas' NaT passes for a datetime and is equal to nothing.
+    if moment != moment:
+        raise _not_a_moment(value)
+    if not 2000 <= moment.year < 2100:
+        raise InvalidRefund.of(
+            "refunded_at", value, "is a placeholder, not a date; leave it out or give the real one"
+        )
+    if moment.utcoffset() is None:
+        moment = moment.replace(tzinfo=UTC)
+    moment = moment.astimezone(UTC)
+    # A plain datetime, whatever subclass came (pendulum, pandas), cut to what the wire carries.
+    return datetime.combine(
+        moment.date(), moment.time().replace(microsecond=moment.microsecond // 1000 * 1000), UTC
+    )
+
+
+def _parse_iso(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise _not_a_moment(text) from None
+
+
+def _not_a_moment(value: object) -> InvalidRefund:
+    return InvalidRefund.of(
+        "refunded_at",
+        value,
+        "is no date and time; give ISO 8601 with offset, e.g. 2020-04-27T00:00:00.000-07:00, or leave it out",
+    )
+
+
+def _subtotal(value: object) -> Decimal | None:
+    if value is None:
+        return None
+    amount = _number(value)
+    if amount is None or not amount.is_finite():
+        raise InvalidRefund.of(
+            "refund_subtotal",
+            value,
+            "is no amount; give a number such as 12.50, or leave it out to refund the whole order",
+        )
+    if not 0 <= amount < MAX_SUBTOTAL:
+        raise InvalidRefund.of(
+            "refund_subtotal",
+            value,
+            "is negative or absurdly large; give the refunded amount in the shop's currency",
+        )
+    return amount.quantize(_FOUR_DECIMALS, ROUND_HALF_EVEN)
+
+
+def _number(value: object) -> Decimal | None:
+    match value:
+        case bool():
+            return None
+        case Decimal():
+            return value
+        case Integral():
+            return Decimal(int(value))
+        case Real():
+            number = float(value)
+            return Decimal(repr(number)) if math.isfinite(number) else None
+        case str() if _NUMBER.fullmatch(value.strip()):
+            return Decimal(value.strip())
+        case _:
+            return None

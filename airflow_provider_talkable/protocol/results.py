@@ -1,0 +1,136 @@
+"""What became of one refund, in the form that goes to XCom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from airflow_provider_talkable.protocol.answers import JsonObject, RefundAnswer
+from airflow_provider_talkable.protocol.errors import InvalidRefund, TalkableError
+from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.protocol.people import without_people
+from airflow_provider_talkable.protocol.refund import Refund
+
+_SHOWN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class RefundResult:
+    """What became of one refund.
+
+    :param origin_slug: The slug as it was sent, or as it was given where nothing was sent.
+    :param outcome: What became of it.
+    :param referral: Talkable's referral, where the answer had one.
+    :param origin: Talkable's origin, where the answer had one.
+    :param http_status: The status of the last answer, where there was one.
+    :param error_message: Why it is not ``refunded``.
+    :param attempts: How many requests were sent; throttled ones are not counted.
+    :param error: The error behind it; not part of :meth:`as_dict`.
+    """
+
+    origin_slug: str
+    outcome: Outcome
+    referral: JsonObject | None = None
+    origin: JsonObject | None = None
+    http_status: int | None = None
+    error_message: str | None = None
+    attempts: int = 0
+    error: TalkableError | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def from_answer(
+        cls, refund: Refund, answer: RefundAnswer, *, http_status: int, attempts: int
+    ) -> RefundResult:
+        """The result of a refund that Talkable took."""
+        return cls(
+            origin_slug=refund.origin_slug,
+            outcome=Outcome.REFUNDED,
+            referral=answer.referral,
+            origin=answer.origin,
+            http_status=http_status,
+            attempts=attempts,
+        )
+
+    @classmethod
+    def from_error(cls, refund: Refund, error: TalkableError, *, attempts: int) -> RefundResult:
+        """The result of a refund that ended in an error.
+
+        A partial refund that Talkable may have taken all the same is ``unconfirmed``: nobody
+        outside Talkable can be sure that a repeat is not counted again.
+        """
+        in_doubt = refund.is_partial and error.may_have_acted
+        message = str(error)
+        error.origin_slug = refund.origin_slug
+        return cls(
+            origin_slug=refund.origin_slug,
+            outcome=Outcome.UNCONFIRMED if in_doubt else error.outcome,
+            http_status=error.http_status,
+            error_message=message,
+            attempts=attempts,
+            error=error,
+        )
+
+    @classmethod
+    def invalid(cls, row: object, error: InvalidRefund) -> RefundResult:
+        """The result of input that makes no refund.
+
+        :param row: The slug or the mapping that was given; what it calls the origin is shown.
+        """
+        shown = row
+        if isinstance(row, Mapping):
+            names = ("origin_slug", "order_number", "event_number")
+            shown = next((row[name] for name in names if row.get(name) is not None), None)
+        text = str(shown).encode(errors="backslashreplace").decode()
+        return cls(
+            origin_slug=text if len(text) <= _SHOWN else text[:_SHOWN] + "…",
+            outcome=Outcome.INVALID,
+            error_message=str(error),
+            error=error,
+        )
+
+    @classmethod
+    def not_tried(cls, refund: Refund, error: TalkableError) -> RefundResult:
+        """The result of a refund that was not sent because an error stopped the run before it."""
+        return cls(
+            origin_slug=refund.origin_slug,
+            outcome=Outcome.ABORTED,
+            error_message=f"Not tried: {error.args[0]}",
+            error=error,
+        )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> RefundResult:
+        """The inverse of :meth:`as_dict`."""
+        return cls(**{**values, "outcome": Outcome(values["outcome"])})
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON-safe form."""
+        return {
+            "origin_slug": self.origin_slug,
+            "outcome": self.outcome.value,
+            "referral": self.referral,
+            "origin": self.origin,
+            "http_status": self.http_status,
+            "error_message": self.error_message,
+            "attempts": self.attempts,
+        }
+
+    def redacted(self) -> RefundResult:
+        """Without people's names, e-mail addresses, phone numbers and IP addresses."""
+        return replace(
+            self,
+            referral=without_people(self.referral),
+            origin=without_people(self.origin),
+            error_message=without_people(self.error_message),
+        )
+
+    def raise_for_outcome(self) -> None:
+        """Raise unless Talkable has the refund.
+
+        :raises TalkableError: the one that ended it.
+        """
+        if not self.outcome.is_success:
+            error = self.error or TalkableError(f"{self.origin_slug}: {self.outcome}: {self.error_message}")
+            # Where it came from, frames of the HTTP and retry libraries, tells its reader nothing.
+            raise error.with_traceback(None)

@@ -1,0 +1,75 @@
+"""What is put on the wire: method, path, body and the Authorization header.
+
+Facts from Talkable's API v2 documentation, "Refunds" and "Campaigns".
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import quote, urlencode
+
+from airflow_provider_talkable.protocol.refund import Refund
+
+
+class AuthScheme(StrEnum):
+    """How Talkable is given the API key."""
+
+    BASIC = "basic"
+    """HTTP Basic with the key as user name and an empty password."""
+
+    BEARER = "bearer"
+    """``Authorization: Bearer <key>``."""
+
+    @property
+    def other(self) -> AuthScheme:
+        """The scheme to try when this one is refused."""
+        return AuthScheme.BEARER if self is AuthScheme.BASIC else AuthScheme.BASIC
+
+    def authorization(self, api_key: str) -> str:
+        """The value of the Authorization header."""
+        if self is AuthScheme.BEARER:
+            return f"Bearer {api_key}"
+        return "Basic " + base64.b64encode(f"{api_key}:".encode()).decode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request, without host and credentials.
+
+    :param method: ``GET`` or ``POST``.
+    :param path: Path and query, percent-encoded, beginning with ``/``.
+    :param body: The JSON text, or ``None``.
+    :param repeatable: Whether sending it again is harmless when it is unknown what became of it.
+    """
+
+    method: str
+    path: str
+    body: bytes | None = None
+    repeatable: bool = True
+
+
+def refund_request(refund: Refund) -> Request:
+    """``POST /api/v2/origins/<origin_slug>/refund``; the slug is one path segment whatever is in it."""
+    data: dict[str, object] = {}
+    if refund.refunded_at is not None:
+        data["refunded_at"] = refund.refunded_at.isoformat(timespec="milliseconds")
+    if refund.refund_subtotal is not None:
+        amount = refund.refund_subtotal
+        data["refund_subtotal"] = int(amount) if amount == int(amount) else float(amount)
+    body: dict[str, object] = {"site_slug": refund.site_slug}
+    if data:
+        body["data"] = data
+    return Request(
+        method="POST",
+        path=f"/api/v2/origins/{quote(refund.origin_slug, safe=':')}/refund",
+        body=json.dumps(body, separators=(",", ":")).encode("ascii"),
+        repeatable=not refund.is_partial,
+    )
+
+
+def campaigns_request(site_slug: str) -> Request:
+    """``GET /api/v2/campaigns``, which needs a valid key and changes nothing."""
+    return Request(method="GET", path="/api/v2/campaigns?" + urlencode({"site_slug": site_slug}))
