@@ -1,0 +1,1 @@
+"""Sending: thin clients around the protocol, and the retries they share."""

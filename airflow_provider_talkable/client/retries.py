@@ -1,0 +1,112 @@
+"""When a request is sent again, and how long to wait before: one rule for every client."""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from tenacity import RetryCallState
+
+from airflow_provider_talkable.protocol.errors import (
+    TalkableError,
+    TalkableServerError,
+    TalkableThrottled,
+)
+from airflow_provider_talkable.protocol.wire import Request
+
+log = logging.getLogger(__name__)
+
+_LONGEST_BACKOFF = 30.0
+_LONGEST_PAUSE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long a request is worth trying.
+
+    :param max_attempts: How many times a request is sent before its failure stands. Being
+        throttled does not count: Talkable has not looked at the request then.
+    :param throttle_patience: Seconds to wait in all while Talkable answers 429. It publishes no
+        limit and advises growing waits, "in the realm of seconds and up to minutes".
+    """
+
+    max_attempts: int = 5
+    throttle_patience: float = 300.0
+
+
+class Attempts:
+    """The attempts at one request: whether to go on, and after how many seconds.
+
+    After a failure the wait is random, up to 1 s, 2 s, 4 s … 30 s; while throttled it is a random
+    part, half at least, of 1 s, 2 s, 4 s … 60 s. A longer ``Retry-After`` is obeyed, unless it
+    asks for more than the patience.
+
+    :param policy: When to give up.
+    :param request: What is sent; one that is not repeatable is not sent again once Talkable may
+        have acted on it.
+    """
+
+    def __init__(self, policy: RetryPolicy, request: Request) -> None:
+        self.count = 0
+        """The requests sent so far, less the throttled ones."""
+        self._policy = policy
+        self._request = request
+        self._throttled = 0
+        self._waited_throttled = 0.0
+
+    @property
+    def for_tenacity(self) -> dict[str, Any]:
+        """The arguments for tenacity's ``Retrying`` or ``AsyncRetrying``."""
+        return {
+            "retry": self._is_worth_repeating,
+            "wait": self._seconds_to_wait,
+            "stop": self._is_enough,
+            "before_sleep": self._tell,
+            "reraise": True,
+        }
+
+    def _is_worth_repeating(self, state: RetryCallState) -> bool:
+        error = _error(state)
+        if isinstance(error, TalkableThrottled):
+            return True
+        if not isinstance(error, TalkableError) or not error.retryable:
+            return False
+        return self._request.repeatable or not error.may_have_acted
+
+    def _seconds_to_wait(self, state: RetryCallState) -> float:
+        error = _error(state)
+        if isinstance(error, TalkableThrottled):
+            self.count -= 1
+            pause = min(_LONGEST_PAUSE, 2.0 ** min(self._throttled, 10))
+            self._throttled += 1
+            seconds = max(random.uniform(pause / 2, pause), error.retry_after or 0)
+            self._waited_throttled += seconds
+            return seconds
+        backoff = random.uniform(0, min(_LONGEST_BACKOFF, 2.0 ** (self.count - 1)))
+        return max(backoff, _retry_after(error))
+
+    def _is_enough(self, state: RetryCallState) -> bool:
+        error = _error(state)
+        patience = self._policy.throttle_patience
+        if isinstance(error, TalkableThrottled):
+            return self._waited_throttled > patience
+        return self.count >= self._policy.max_attempts or _retry_after(error) > patience
+
+    def _tell(self, state: RetryCallState) -> None:
+        log.warning(
+            "%s %s: %s; trying again in %.1f s",
+            self._request.method,
+            self._request.path,
+            _error(state),
+            state.upcoming_sleep,
+        )
+
+
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+def _retry_after(error: BaseException | None) -> float:
+    return (error.retry_after or 0) if isinstance(error, TalkableServerError) else 0

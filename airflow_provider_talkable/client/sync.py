@@ -1,0 +1,215 @@
+"""The synchronous client, on requests."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import requests
+from requests.auth import AuthBase
+from tenacity import Retrying
+from urllib3.exceptions import MaxRetryError, NewConnectionError
+
+from airflow_provider_talkable.client.config import USER_AGENT, ClientConfig
+from airflow_provider_talkable.client.retries import Attempts, RetryPolicy
+from airflow_provider_talkable.protocol.answers import (
+    Response,
+    read_campaigns,
+    read_refund,
+    seconds_to_wait,
+)
+from airflow_provider_talkable.protocol.errors import (
+    TalkableAuthError,
+    TalkableConnectionError,
+    TalkableError,
+    TalkableProtocolError,
+)
+from airflow_provider_talkable.protocol.refund import Refund
+from airflow_provider_talkable.protocol.results import RefundResult
+from airflow_provider_talkable.protocol.wire import Request, campaigns_request, refund_request
+
+MAX_BODY_BYTES = 1024 * 1024
+
+T = TypeVar("T")
+
+
+class TalkableClient:
+    """Sends requests to one Talkable host, one at a time, over a kept-alive connection.
+
+    :param config: Where to and with which key.
+    :param policy: How long a request is worth trying.
+    :param sleep: What waits between attempts; takes seconds.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        policy: RetryPolicy | None = None,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.config = config
+        self._policy = policy or RetryPolicy()
+        self._sleep = sleep
+        self._session = requests.Session()
+        self._session.headers.update({"User-Agent": USER_AGENT, "Accept": "application/json"})
+        # As auth and not as a header: a .netrc on the worker would replace a header.
+        self._session.auth = _Authorization(config.authorization)
+
+    def __enter__(self) -> TalkableClient:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    def refund(self, refund: Refund) -> RefundResult:
+        """Send one refund and say what became of it; an error becomes its outcome.
+
+        ``POST /api/v2/origins/<origin_slug>/refund`` in Talkable's API v2 documentation. A full
+        refund is sent again after a failure that leaves open whether Talkable acted, since
+        Talkable refuses the second one; a partial one is not.
+        """
+        request = refund_request(refund)
+        attempts = Attempts(self._policy, request)
+        try:
+            response, answer = self._send(request, read_refund, attempts)
+        except TalkableError as error:
+            return RefundResult.from_error(refund, error, attempts=attempts.count)
+        return RefundResult.from_answer(refund, answer, http_status=response.status, attempts=attempts.count)
+
+    def refund_many(self, refunds: Iterable[Refund]) -> Iterator[RefundResult]:
+        """Send refunds one after the other and yield their results in the same order.
+
+        Once Talkable has refused the key, the rest is ``aborted``: no other request can succeed.
+        """
+        refused: TalkableAuthError | None = None
+        for refund in refunds:
+            if refused is not None:
+                yield RefundResult.not_tried(refund, refused)
+                continue
+            result = self.refund(refund)
+            if isinstance(result.error, TalkableAuthError):
+                refused = result.error
+            yield result
+
+    def campaigns(self, site_slug: str) -> list[dict[str, Any]]:
+        """The site's campaigns, from ``GET /api/v2/campaigns``; changes nothing.
+
+        :raises TalkableError: the one that fits what went wrong.
+        """
+        request = campaigns_request(site_slug)
+        attempts = Attempts(self._policy, request)
+        _, campaigns = self._send(request, read_campaigns, attempts)
+        return campaigns
+
+    def _send(
+        self, request: Request, read: Callable[[Response], T], attempts: Attempts
+    ) -> tuple[Response, T]:
+        def attempt() -> tuple[Response, T]:
+            attempts.count += 1
+            response = self._exchange(request)
+            return response, read(response)
+
+        return Retrying(sleep=self._sleep, **attempts.for_tenacity)(attempt)
+
+    def _exchange(self, request: Request) -> Response:
+        try:
+            with self._session.request(
+                request.method,
+                self.config.base_url + request.path,
+                data=request.body,
+                headers={"Content-Type": "application/json"} if request.body else None,
+                timeout=self.config.timeout,
+                # Per request: the environment's CA bundle and proxies go before the session's.
+                verify=self.config.ca_bundle or True,
+                proxies={"all": self.config.proxy} if self.config.proxy else None,
+                allow_redirects=False,
+                stream=True,
+            ) as answer:
+                return Response(
+                    status=answer.status_code,
+                    body=self._without_key(self._read_body(answer)),
+                    content_type=answer.headers.get("Content-Type", ""),
+                    retry_after=seconds_to_wait(
+                        answer.headers.get("Retry-After"), answer.headers.get("Date")
+                    ),
+                    location=answer.headers.get("Location", ""),
+                )
+        except requests.RequestException as error:
+            raise self._connection_error(error) from None
+
+    def _read_body(self, answer: requests.Response) -> bytes:
+        """Read the body to its end, but no further than 1 MiB, and no longer than the timeout."""
+        deadline = time.monotonic() + self.config.timeout
+        body = bytearray()
+        for chunk in answer.iter_content(64 * 1024):
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise TalkableProtocolError(
+                    f"HTTP {answer.status_code} with a body of more than {MAX_BODY_BYTES} bytes; "
+                    "a proxy answered in Talkable's place",
+                    http_status=answer.status_code,
+                )
+            if time.monotonic() > deadline:
+                raise TalkableConnectionError(f"The answer was not complete after {self.config.timeout:g} s")
+        return bytes(body)
+
+    def _without_key(self, body: bytes) -> bytes:
+        """Some proxies' error pages quote the request's headers; what is logged must not."""
+        key = self.config.api_key
+        for secret in (self.config.authorization.split(" ", 1)[1], quote(key, safe=""), key):
+            body = body.replace(secret.encode("ascii"), b"***")
+        return body
+
+    def _connection_error(self, error: requests.RequestException) -> TalkableConnectionError:
+        where, timeout = self.config.base_url, self.config.timeout
+        if isinstance(error, requests.ConnectTimeout):
+            return TalkableConnectionError(
+                f"No connection to {where} within {timeout:g} s", request_sent=False
+            )
+        if isinstance(error, requests.Timeout):
+            return TalkableConnectionError(f"No answer from {where} within {timeout:g} s")
+        if isinstance(error, requests.exceptions.ProxyError):
+            return TalkableConnectionError(
+                f"The proxy did not connect to {where}; check the connection's proxy",
+                request_sent=False,
+            )
+        reason = _reason(error)
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            return TalkableConnectionError(
+                f"The certificate of {where} is not trusted ({reason.verify_message}); "
+                "check the connection's host and ca_bundle",
+                request_sent=False,
+            )
+        if isinstance(reason, NewConnectionError):
+            return TalkableConnectionError(
+                f"No connection to {where}; check the connection's host and port, and the network",
+                request_sent=False,
+            )
+        return TalkableConnectionError(f"The connection to {where} broke ({type(error).__name__})")
+
+
+class _Authorization(AuthBase):
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = self._value
+        return request
+
+
+def _reason(error: requests.RequestException) -> object:
+    """What lies under the layers that requests and urllib3 wrap a failure in."""
+    cause = error.args[0] if error.args else None
+    if isinstance(cause, MaxRetryError):
+        cause = cause.reason
+    if isinstance(cause, Exception) and cause.args and isinstance(cause.args[0], ssl.SSLError):
+        cause = cause.args[0]
+    return cause
