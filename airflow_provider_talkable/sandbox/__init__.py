@@ -1,0 +1,29 @@
+"""A local Talkable: the documented API over real HTTP, with state, and with faults on demand.
+
+Talkable has no test environment; every call to the real host changes real rewards. This is for
+demos, for tests, and for trying a DAG::
+
+    python -m airflow_provider_talkable.sandbox --port 8765
+
+or inside a test::
+
+    with Sandbox(generation="seed") as sandbox:
+        sandbox.talkable.create_purchase("my-store", {"order_number": "B00K2EOONI"})
+        ...
+"""
+
+from airflow_provider_talkable.sandbox.faults import Canned, Dials, Fault, Reset, Truncated
+from airflow_provider_talkable.sandbox.server import Sandbox
+from airflow_provider_talkable.sandbox.talkable import Generation, Refusal, Talkable
+
+__all__ = [
+    "Canned",
+    "Dials",
+    "Fault",
+    "Generation",
+    "Refusal",
+    "Reset",
+    "Sandbox",
+    "Talkable",
+    "Truncated",
+]

@@ -1,0 +1,207 @@
+"""The sandbox's HTTP side, on aiohttp."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from aiohttp import web
+
+from airflow_provider_talkable.protocol.wire import AuthScheme
+from airflow_provider_talkable.sandbox.faults import Canned, Dials, Fault, Reset
+from airflow_provider_talkable.sandbox.talkable import Generation, Json, Refusal, Talkable
+
+REMEMBERED_REQUESTS = 10_000
+
+
+class Sandbox:
+    """A local Talkable on a port of this machine, in a thread of its own while it is entered.
+
+    :param api_key: The key it accepts.
+    :param site_slugs: The sites the key is good for.
+    :param auth_schemes: How it accepts the key.
+    :param generation: Which generation's answers to give: ``seed``, ``flat`` or ``current``.
+    :param dials: How it misbehaves.
+    :param host: The address to listen on; loopback unless told otherwise, since it shows what it
+        was sent, keys and people included.
+    :param port: The port; 0 takes a free one.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str = "sandbox-api-key",
+        site_slugs: tuple[str, ...] = ("my-store",),
+        auth_schemes: tuple[AuthScheme, ...] = tuple(AuthScheme),
+        generation: Generation | str = Generation.CURRENT,
+        dials: Dials | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self.api_key = api_key
+        self.auth_schemes = auth_schemes
+        self.talkable = Talkable(site_slugs, Generation(generation))
+        self.dials = dials or Dials()
+        self.requests: deque[Json] = deque(maxlen=REMEMBERED_REQUESTS)
+        """The last requests as they came: method, raw path, headers and body."""
+        self.url = ""
+        """Where it listens, once it does."""
+        self._host, self._port = host, port
+        self._runner: web.AppRunner | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="talkable-sandbox", daemon=True)
+
+    def __enter__(self) -> Sandbox:
+        self._thread.start()
+        try:
+            asyncio.run_coroutine_threadsafe(self.start(), self._loop).result()
+        except OSError:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        asyncio.run_coroutine_threadsafe(self.stop(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def start(self) -> None:
+        """Listen on the running event loop.
+
+        :raises OSError: if the port is taken.
+        """
+        app = web.Application(client_max_size=1024 * 1024)
+        # One route for all: aiohttp would decode a slug before it could be told from the path.
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, self._host, self._port).start()
+        port = self._runner.addresses[0][1]
+        self.url = f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{port}"
+
+    async def stop(self) -> None:
+        """Stop listening; answers under way have a second to end."""
+        if self._runner:
+            await self._runner.cleanup()
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        path = urlsplit(request.raw_path).path
+        if path == "/_sandbox/state":
+            return web.json_response(self.talkable.snapshot())
+        if path == "/_sandbox/requests":
+            return web.json_response(list(self.requests))
+        body = await request.read()
+        self.requests.append(
+            {
+                "method": request.method,
+                "path": request.raw_path,
+                "headers": dict(request.headers),
+                "body": body.decode("utf-8", "backslashreplace"),
+            }
+        )
+        fault = self.dials.pick(time.monotonic)
+        if self.dials.latency:
+            await asyncio.sleep(self.dials.latency)
+        if isinstance(fault, Canned | Reset) and not fault.acted:
+            return _break(request, fault)
+        status, payload = self._answer(request, path, body)
+        if isinstance(fault, Canned | Reset):
+            return _break(request, fault)
+        text = json.dumps(payload).encode()
+        if fault is not None:
+            return await _half(request, text)
+        return web.Response(status=status, body=text, content_type="application/json")
+
+    def _answer(self, request: web.Request, path: str, body: bytes) -> tuple[int, Json]:
+        try:
+            self._authenticate(request.headers.get("Authorization", ""))
+            status, result = self._route(request.method, path, urlsplit(request.raw_path).query, body)
+        except Refusal as refusal:
+            return refusal.status, {"ok": False, "error_message": refusal.message}
+        return status, {"ok": True, "result": result}
+
+    def _authenticate(self, authorization: str) -> None:
+        for scheme in self.auth_schemes:
+            expected = scheme.authorization(self.api_key)
+            if hmac.compare_digest(authorization.encode(errors="replace"), expected.encode()):
+                return
+        raise Refusal(401, "Invalid API key")
+
+    def _route(self, method: str, path: str, query: str, body: bytes) -> tuple[int, Json]:
+        talkable = self.talkable
+        # Split first, decode then: a slug may hold an encoded slash.
+        match [method, *(_decoded(segment) for segment in path.split("/")[1:])]:
+            case ["POST", "api", "v2", "origins", "purchase"]:
+                return 201, talkable.create_purchase(*_site_and_data(body))
+            case ["POST", "api", "v2", "origins", "event"]:
+                return 201, talkable.create_event(*_site_and_data(body))
+            case ["POST", "api", "v2", "origins", slug, "refund"]:
+                site, data = _site_and_data(body)
+                return 200, talkable.refund(site, slug, data)
+            case ["PUT", "api", "v2", "origins", slug, "referral"]:
+                site, data = _site_and_data(body)
+                return 200, talkable.update_referral(site, slug, data)
+            case ["GET", "api", "v2", "campaigns"]:
+                return 200, talkable.campaigns(_site_of(query))
+            case ["GET", "api", "v2", "people", email, "referrals_as_friend"]:
+                return 200, talkable.referrals_as_friend(_site_of(query), email)
+        raise Refusal(404, "Not found")
+
+
+def _decoded(segment: str) -> str:
+    try:
+        return unquote(segment, errors="strict")
+    except UnicodeDecodeError:
+        raise Refusal(400, "The path is not UTF-8") from None
+
+
+def _site_and_data(body: bytes) -> tuple[str, Json]:
+    try:
+        payload: Any = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refusal(400, "The body is not JSON") from None
+    if not isinstance(payload, dict) or not isinstance(payload.get("data", {}), dict):
+        raise Refusal(400, "The body is not an object with site_slug and data")
+    return _checked(payload.get("site_slug")), payload.get("data", {})
+
+
+def _site_of(query: str) -> str:
+    return _checked(parse_qs(query).get("site_slug", [None])[0])
+
+
+def _checked(site_slug: object) -> str:
+    if not isinstance(site_slug, str) or not site_slug:
+        raise Refusal(400, "site_slug can't be blank")
+    return site_slug
+
+
+def _break(request: web.Request, fault: Fault) -> web.Response:
+    if isinstance(fault, Canned):
+        return web.Response(status=fault.status, body=fault.body, headers=fault.headers)
+    transport = request.transport
+    assert transport
+    # With no time to linger, closing sends a reset instead of an orderly end.
+    transport.get_extra_info("socket").setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+    )
+    transport.abort()
+    return web.Response()
+
+
+async def _half(request: web.Request, text: bytes) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+    response.content_length = len(text)
+    await response.prepare(request)
+    await response.write(text[: len(text) // 2])
+    assert request.transport
+    request.transport.close()
+    return response
