@@ -1,0 +1,73 @@
+"""What Airflow learns about this provider without importing anything else of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_PACKAGE = "airflow_provider_talkable"
+
+
+def get_provider_info() -> dict[str, Any]:
+    """The connection type with its form, and the modules that hold hooks and operators."""
+    return {
+        "package-name": "airflow-provider-talkable",
+        "name": "Talkable",
+        "description": "Refunds for the referral-marketing platform Talkable.",
+        "integrations": [
+            {
+                "integration-name": "Talkable",
+                "external-doc-url": "https://docs.talkable.com/",
+                "tags": ["service"],
+            }
+        ],
+        "hooks": [{"integration-name": "Talkable", "python-modules": [f"{_PACKAGE}.hooks.talkable"]}],
+        "operators": [{"integration-name": "Talkable", "python-modules": [f"{_PACKAGE}.operators.refund"]}],
+        "connection-types": [
+            {
+                "connection-type": "talkable",
+                "hook-class-name": f"{_PACKAGE}.hooks.talkable.TalkableHook",
+                "hook-name": "Talkable",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["login", "extra"],
+                    "relabeling": {"password": "API key"},
+                    "placeholders": {
+                        "host": "https://www.talkable.com",
+                        "port": "443 (the Test button needs it)",
+                        "schema": "https",
+                        "password": "Talkable dashboard: Site Settings, API",
+                    },
+                },
+                "conn-fields": {
+                    "site_slug": {
+                        "label": "Site slug",
+                        "description": "The Talkable site id of refunds that name none, e.g. my-store.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "auth_scheme": {
+                        "label": "Auth scheme",
+                        "description": "How the API key is sent. The Test button says which one works.",
+                        "schema": {
+                            "type": ["string", "null"],
+                            "enum": ["basic", "bearer"],
+                            "default": "basic",
+                        },
+                    },
+                    "timeout": {
+                        "label": "Timeout",
+                        "description": "Seconds to wait for a connection, and again for an answer.",
+                        "schema": {"type": ["number", "null"], "default": 30},
+                    },
+                    "ca_bundle": {
+                        "label": "CA bundle",
+                        "description": "Path on the worker of a PEM file with certificates to trust.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "proxy": {
+                        "label": "Proxy",
+                        "description": "URL of a proxy for all requests, e.g. http://proxy.example.com:3128.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                },
+            }
+        ],
+    }

@@ -1,0 +1,214 @@
+"""The hook: a Talkable connection, and what can be done over it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow.providers.common.compat.sdk import BaseHook, Connection, mask_secret
+
+from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.retries import RetryPolicy
+from airflow_provider_talkable.client.sync import TalkableClient
+from airflow_provider_talkable.get_provider_info import get_provider_info
+from airflow_provider_talkable.protocol.errors import InvalidConnection, TalkableAuthError, TalkableError
+from airflow_provider_talkable.protocol.refund import Refund
+from airflow_provider_talkable.protocol.results import RefundResult
+
+_EXTRAS = ("site_slug", "auth_scheme", "timeout", "ca_bundle", "proxy")
+
+
+class TalkableHook(BaseHook):
+    """Talks to Talkable with the credentials of an Airflow connection.
+
+    The connection holds the API key as its password; see the README for its other fields. It is
+    looked up when it is first needed, not when the hook is made.
+
+    :param talkable_conn_id: The connection's id.
+    :param site_slug: The Talkable site id of refunds that name none; default: the connection's.
+    :param max_attempts: How many times a request is sent before its failure stands.
+    :param throttle_patience: Seconds to wait in all while Talkable answers 429 to one request.
+    """
+
+    conn_name_attr = "talkable_conn_id"
+    default_conn_name = "talkable_default"
+    conn_type = "talkable"
+    hook_name = "Talkable"
+
+    def __init__(
+        self,
+        talkable_conn_id: str = default_conn_name,
+        *,
+        site_slug: str | None = None,
+        max_attempts: int = 5,
+        throttle_patience: float = 300.0,
+    ) -> None:
+        super().__init__()
+        self.talkable_conn_id = talkable_conn_id
+        self._site_slug = site_slug
+        self._policy = RetryPolicy(max_attempts, throttle_patience)
+        self._client: TalkableClient | None = None
+
+    def get_conn(self) -> TalkableClient:
+        """The client for this connection, made once.
+
+        :raises InvalidConnection: if the connection cannot be used, naming the field and the remedy.
+        """
+        if self._client is None:
+            self._client = TalkableClient(self._config(), self._policy)
+        return self._client
+
+    @property
+    def site_slug(self) -> str | None:
+        """The Talkable site id of refunds that name none."""
+        return self.get_conn().config.site_slug if self._site_slug is None else self._site_slug
+
+    def refund(
+        self,
+        origin_slug: str,
+        *,
+        refunded_at: object = None,
+        refund_subtotal: object = None,
+        site_slug: str | None = None,
+    ) -> RefundResult:
+        """Refund one origin: ``POST /api/v2/origins/<origin_slug>/refund``.
+
+        :param origin_slug: An order number, or ``event_category:event_number``.
+        :param refunded_at: ISO 8601 text, a datetime (naive is UTC) or a date.
+        :param refund_subtotal: The refunded part in the shop's currency; ``None`` refunds it all.
+        :param site_slug: The Talkable site id; default: the hook's.
+        :return: A result whose outcome is ``refunded`` or ``already_refunded``.
+        :raises InvalidRefund: if the input makes no refund; nothing was sent then.
+        :raises TalkableError: the subclass that says what went wrong.
+        """
+        refund = Refund.parse(
+            origin_slug,
+            site_slug=self.site_slug if site_slug is None else site_slug,
+            refunded_at=refunded_at,
+            refund_subtotal=refund_subtotal,
+        )
+        result = self.get_conn().refund(refund)
+        result.raise_for_outcome()
+        return result
+
+    def refund_many(self, refunds: Iterable[Refund]) -> Iterator[RefundResult]:
+        """Send refunds and yield what became of each, in the same order; none stops the others.
+
+        Only a refused API key does: the refunds after it are ``aborted``.
+        """
+        return self.get_conn().refund_many(refunds)
+
+    def campaigns(self, site_slug: str | None = None) -> list[dict[str, Any]]:
+        """The site's campaigns: ``GET /api/v2/campaigns``.
+
+        :param site_slug: The Talkable site id; default: the hook's.
+        :raises InvalidConnection: if neither names a site.
+        :raises TalkableError: the subclass that says what went wrong.
+        """
+        return self.get_conn().campaigns(self._required_site(site_slug))
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask for the site's campaigns, which needs a valid key and changes nothing.
+
+        When the key is refused, the other auth scheme is tried once.
+
+        :return: Whether the connection works as it is, and a sentence for the person who asked.
+        """
+        try:
+            return _try_key(self.get_conn().config, self._required_site(None))
+        except TalkableError as error:
+            return False, str(error)
+
+    def _required_site(self, site_slug: str | None) -> str:
+        found = site_slug or self.site_slug
+        if not found:
+            raise InvalidConnection(
+                "site_slug: is empty; put your Talkable site id there, e.g. my-store (Talkable dashboard)"
+            )
+        return found
+
+    def _config(self) -> ClientConfig:
+        config = config_of(self.get_connection(self.talkable_conn_id))
+        # Airflow masks the password it looked up, but not the forms it takes on the wire.
+        mask_secret(config.authorization.split(" ", 1)[1])
+        if config.proxy and (proxy_password := urlsplit(config.proxy).password):
+            mask_secret(proxy_password)
+        return config
+
+    # Airflow 3.2 and later read the form from the provider's info and skip these two.
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """The form's own fields, for Airflow before 3.2."""
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
+        from wtforms import StringField
+
+        return {
+            name: StringField(
+                field["label"],
+                widget=BS3TextFieldWidget(),
+                description=field["description"],
+                default=field["schema"].get("default"),
+            )
+            for name, field in _declared()["conn-fields"].items()
+        }
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """How the form shows the standard fields, for Airflow before 3.2."""
+        declared = _declared()["ui-field-behaviour"]
+        return {
+            "hidden_fields": declared["hidden-fields"],
+            "relabeling": declared["relabeling"],
+            "placeholders": declared["placeholders"],
+        }
+
+
+def config_of(connection: Connection) -> ClientConfig:
+    """Read an Airflow connection.
+
+    :param connection: One of type ``talkable``, from a form, JSON, a URI or a secrets backend.
+    :raises InvalidConnection: naming the field and the remedy.
+    """
+    extra = connection.extra_dejson
+    extra = extra if isinstance(extra, dict) else {}
+    try:
+        return ClientConfig.parse(
+            host=connection.host,
+            schema=connection.schema,
+            port=connection.port,
+            api_key=connection.password,
+            **{name: extra.get(name) for name in _EXTRAS},
+        )
+    except InvalidConnection as error:
+        raise InvalidConnection(f"Connection {connection.conn_id!r}: {error}") from None
+
+
+def _try_key(config: ClientConfig, site_slug: str) -> tuple[bool, str]:
+    try:
+        campaigns = _ask_once(config, site_slug)
+    except TalkableAuthError as refused:
+        other = config.with_auth_scheme(config.auth_scheme.other)
+        try:
+            _ask_once(other, site_slug)
+        except TalkableError:
+            return False, f"{refused}. Neither basic nor bearer was accepted by {config.base_url}"
+        return False, (
+            f"The API key is refused with auth_scheme {config.auth_scheme} and accepted with "
+            f"{other.auth_scheme}: set auth_scheme to {other.auth_scheme}"
+        )
+    return True, (
+        f"{config.base_url} accepts the API key for site {site_slug} with auth_scheme "
+        f"{config.auth_scheme}; campaigns: {len(campaigns)}"
+    )
+
+
+def _ask_once(config: ClientConfig, site_slug: str) -> list[dict[str, Any]]:
+    with TalkableClient(config, RetryPolicy(max_attempts=1, throttle_patience=0)) as client:
+        return client.campaigns(site_slug)
+
+
+def _declared() -> dict[str, Any]:
+    declared: dict[str, Any] = get_provider_info()["connection-types"][0]
+    return declared
