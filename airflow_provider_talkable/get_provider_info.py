@@ -32,7 +32,7 @@ def get_provider_info() -> dict[str, Any]:
                     "relabeling": {"password": "API key"},
                     "placeholders": {
                         "host": "https://www.talkable.com",
-                        "port": "443 (the Test button needs it)",
+                        "port": "fill in 443: the Test button fails without a port",
                         "schema": "https",
                         "password": "Talkable dashboard: Site Settings, API",
                     },
@@ -40,12 +40,12 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": {
                     "site_slug": {
                         "label": "Site slug",
-                        "description": "The Talkable site id of refunds that name none, e.g. my-store.",
+                        "description": "Your Talkable site id, e.g. my-store. Refunds that name a site of their own go there.",
                         "schema": {"type": ["string", "null"]},
                     },
                     "auth_scheme": {
                         "label": "Auth scheme",
-                        "description": "How the API key is sent. The Test button says which one works.",
+                        "description": "How the API key is sent; default basic. The Test button says which one works.",
                         "schema": {
                             "type": ["string", "null"],
                             "enum": ["basic", "bearer"],
@@ -54,7 +54,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "timeout": {
                         "label": "Timeout",
-                        "description": "Seconds to wait for a connection, and again for an answer.",
+                        "description": "Seconds to wait for a connection, and again for an answer; default 30.",
                         "schema": {"type": ["number", "null"], "default": 30},
                     },
                     "ca_bundle": {

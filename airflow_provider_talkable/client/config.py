@@ -145,11 +145,11 @@ def _is_this_machine(hostname: str) -> bool:
 def _api_key(key: str) -> str:
     if not key:
         raise InvalidConnection(
-            "password: is empty; put the Talkable API key there (Talkable dashboard, Site Settings, API)"
+            "API key (password): is empty; copy it from Talkable's dashboard, Site Settings, API"
         )
     if not _PRINTABLE.fullmatch(key) or ":" in key:
         raise InvalidConnection(
-            "password: holds characters that no API key has, such as a space, a colon or a line break; "
+            "API key (password): holds characters that no API key has, such as a space, a colon or a line break; "
             "copy the key again"
         )
     return key

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import requests
 from requests.auth import AuthBase
 from tenacity import Retrying
-from urllib3.exceptions import MaxRetryError, NewConnectionError
+from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, ReadTimeoutError
 
 from airflow_provider_talkable.client.config import USER_AGENT, ClientConfig
 from airflow_provider_talkable.client.retries import Attempts, RetryPolicy
@@ -149,16 +149,22 @@ class TalkableClient:
         """Read the body to its end, but no further than 1 MiB, and no longer than the timeout."""
         deadline = time.monotonic() + self.config.timeout
         body = bytearray()
-        for chunk in answer.iter_content(64 * 1024):
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise TalkableProtocolError(
-                    f"HTTP {answer.status_code} with a body of more than {MAX_BODY_BYTES} bytes; "
-                    "a proxy answered in Talkable's place",
-                    http_status=answer.status_code,
-                )
-            if time.monotonic() > deadline:
-                raise TalkableConnectionError(f"The answer was not complete after {self.config.timeout:g} s")
+        try:
+            # Not by iter_content: that waits for a chunk to fill, however slowly it drips in.
+            while chunk := answer.raw.read1(64 * 1024, decode_content=True):
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise TalkableProtocolError(
+                        f"HTTP {answer.status_code} with a body of more than {MAX_BODY_BYTES} bytes; "
+                        "a proxy answered in Talkable's place",
+                        http_status=answer.status_code,
+                    )
+                if time.monotonic() > deadline:
+                    raise self._no_answer_in_time()
+        except ReadTimeoutError:
+            raise self._no_answer_in_time() from None
+        except HTTPError as error:
+            raise self._broken(error) from None
         return bytes(body)
 
     def _without_key(self, body: bytes) -> bytes:
@@ -169,13 +175,13 @@ class TalkableClient:
         return body
 
     def _connection_error(self, error: requests.RequestException) -> TalkableConnectionError:
-        where, timeout = self.config.base_url, self.config.timeout
+        where = self.config.base_url
         if isinstance(error, requests.ConnectTimeout):
             return TalkableConnectionError(
-                f"No connection to {where} within {timeout:g} s", request_sent=False
+                f"No connection to {where} within {self.config.timeout:g} s", request_sent=False
             )
         if isinstance(error, requests.Timeout):
-            return TalkableConnectionError(f"No answer from {where} within {timeout:g} s")
+            return self._no_answer_in_time()
         if isinstance(error, requests.exceptions.ProxyError):
             return TalkableConnectionError(
                 f"The proxy did not connect to {where}; check the connection's proxy",
@@ -188,12 +194,26 @@ class TalkableClient:
                 "check the connection's host and ca_bundle",
                 request_sent=False,
             )
+        if isinstance(reason, ssl.SSLError):
+            return TalkableConnectionError(
+                f"TLS with {where} failed ({reason.reason}); check the connection's host, schema and port"
+            )
         if isinstance(reason, NewConnectionError):
             return TalkableConnectionError(
                 f"No connection to {where}; check the connection's host and port, and the network",
                 request_sent=False,
             )
-        return TalkableConnectionError(f"The connection to {where} broke ({type(error).__name__})")
+        return self._broken(error)
+
+    def _no_answer_in_time(self) -> TalkableConnectionError:
+        return TalkableConnectionError(
+            f"No complete answer from {self.config.base_url} within {self.config.timeout:g} s"
+        )
+
+    def _broken(self, error: Exception) -> TalkableConnectionError:
+        return TalkableConnectionError(
+            f"The connection to {self.config.base_url} broke ({type(error).__name__})"
+        )
 
 
 class _Authorization(AuthBase):

@@ -118,7 +118,8 @@ class TalkableHook(BaseHook):
         try:
             return _try_key(self.get_conn().config, self._required_site(None))
         except TalkableError as error:
-            return False, str(error)
+            # The form tests under an id of its own, which would tell its reader nothing.
+            return False, str(error).removeprefix(_about(self.talkable_conn_id))
 
     def _required_site(self, site_slug: str | None) -> str:
         found = site_slug or self.site_slug
@@ -182,7 +183,11 @@ def config_of(connection: Connection) -> ClientConfig:
             **{name: extra.get(name) for name in _EXTRAS},
         )
     except InvalidConnection as error:
-        raise InvalidConnection(f"Connection {connection.conn_id!r}: {error}") from None
+        raise InvalidConnection(f"{_about(connection.conn_id)}{error}") from None
+
+
+def _about(conn_id: str) -> str:
+    return f"Connection {conn_id!r}: "
 
 
 def _try_key(config: ClientConfig, site_slug: str) -> tuple[bool, str]:
@@ -193,7 +198,7 @@ def _try_key(config: ClientConfig, site_slug: str) -> tuple[bool, str]:
         try:
             _ask_once(other, site_slug)
         except TalkableError:
-            return False, f"{refused}. Neither basic nor bearer was accepted by {config.base_url}"
+            return False, f"{refused}; auth_scheme {other.auth_scheme} is refused too"
         return False, (
             f"The API key is refused with auth_scheme {config.auth_scheme} and accepted with "
             f"{other.auth_scheme}: set auth_scheme to {other.auth_scheme}"

@@ -54,18 +54,15 @@ class EarlierTries:
         """Note what became of a refund."""
         if self._store is None:
             return
-        if result.outcome.is_success or result.outcome is Outcome.UNCONFIRMED:
+        if result.outcome.is_success:
             kept = result.redacted() if self._redact_people else result
             self._store.set(_key(refund), kept.as_dict())
-        elif refund.is_partial:
+        elif refund.is_partial and result.outcome is not Outcome.UNCONFIRMED:
             self._store.delete(_key(refund))
 
 
 def _in_doubt(refund: Refund) -> RefundResult:
-    error = TalkableConnectionError(
-        "An earlier try of this task may have sent this partial refund, and Talkable might count it "
-        "twice; look the order up in Talkable and, if it is not refunded there, refund it in a new run"
-    )
+    error = TalkableConnectionError("An earlier try of this task may have sent it")
     return RefundResult.from_error(refund, error, attempts=0)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LOSSES = tuple(outcome for outcome in Outcome if not outcome.is_success)
 """The outcomes after which Talkable does not, or may not, have the refund."""
 
-_SHOWN_FAILURES = 20
+_SHOWN_LOSSES = 20
 
 
 class TalkableRefundOperator(BaseOperator):
@@ -146,7 +146,7 @@ class TalkableRefundOperator(BaseOperator):
     def _refund(self, row: object, hook: TalkableHook, *, keep: bool) -> Refund | RefundResult:
         """Validate a row; one that makes no refund is kept as a result if others are tried anyway."""
         try:
-            if isinstance(row, Mapping):
+            if self.refunds is not None and isinstance(row, Mapping):
                 return Refund.from_row(row, site_slug=hook.site_slug)
             return Refund.parse(
                 row,
@@ -162,10 +162,12 @@ class TalkableRefundOperator(BaseOperator):
     def _report(self, results: list[RefundResult]) -> None:
         failures = [result for result in results if result.outcome in self.fail_on]
         self.log.info("Refunds: %s", _tally(results) or "none")
-        for result in failures[:_SHOWN_FAILURES]:
-            self.log.error("%s: %s: %s", result.origin_slug, result.outcome, result.error_message)
-        if len(failures) > _SHOWN_FAILURES:
-            self.log.error("… and %d more", len(failures) - _SHOWN_FAILURES)
+        losses = [result for result in results if not result.outcome.is_success]
+        log = self.log.error if failures else self.log.warning
+        for result in losses[:_SHOWN_LOSSES]:
+            log("%s: %s: %s", result.origin_slug, result.outcome, result.error_message)
+        if len(losses) > _SHOWN_LOSSES:
+            log("… and %d more", len(losses) - _SHOWN_LOSSES)
         if len(results) == 1 and failures:
             failures[0].raise_for_outcome()
         if failures:
@@ -194,9 +196,11 @@ class _Batch:
                 self._answers[refund] = earlier
             else:
                 pending.append(refund)
-        for refund, result in zip(pending, hook.refund_many(self._on_their_way(pending)), strict=True):
-            self._answers[refund] = result
-            self._tries.keep(refund, result)
+        if pending:
+            results = hook.refund_many(self._on_their_way(pending))
+            for refund, result in zip(pending, results, strict=True):
+                self._answers[refund] = result
+                self._tries.keep(refund, result)
 
     def results(self) -> list[RefundResult]:
         """A result for each refund, in order, also for those that were not sent."""

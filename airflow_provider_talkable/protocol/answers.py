@@ -119,7 +119,7 @@ def read_result(response: Response) -> JsonObject:
     payload = _json_object(response.body)
     message = _message(payload)
     if status in (401, 403):
-        raise TalkableAuthError(_auth_advice(message), http_status=status)
+        raise TalkableAuthError(_auth_advice(message, status), http_status=status)
     if status == 429:
         raise TalkableThrottled(
             "Talkable throttles this site (429)", http_status=status, retry_after=response.retry_after
@@ -182,14 +182,16 @@ def _raise_by_meaning(meanings: _Meanings, message: str, status: int) -> NoRetur
     matches = (error for words, error in meanings if words.search(message))
     error = next(matches, TalkableRejected)
     if error is TalkableAuthError:
-        message = _auth_advice(message)
+        message = _auth_advice(message, status)
     raise error(message, http_status=status)
 
 
-def _auth_advice(message: str) -> str:
+def _auth_advice(message: str, status: int) -> str:
+    reason = message or "no reason given"
+    if status == 403:
+        return f"Talkable denied access ({reason}); check that the API key belongs to this site_slug"
     return (
-        f"Talkable refused the API key ({message or 'no reason given'}); check the connection's password, "
-        "its site_slug, and its auth_scheme (basic or bearer)"
+        f"Talkable refused the API key ({reason}); check it (the connection's password) and its auth_scheme"
     )
 
 

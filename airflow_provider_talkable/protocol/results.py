@@ -13,6 +13,10 @@ from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.refund import Refund
 
 _SHOWN = 200
+_DOUBT = (
+    "Talkable may have taken this partial refund and might count a repeat again: look the order up in "
+    "Talkable and, if it is not refunded there, refund it in a new run"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ class RefundResult:
         outside Talkable can be sure that a repeat is not counted again.
         """
         in_doubt = refund.is_partial and error.may_have_acted
-        message = str(error)
+        message = f"{error}; {_DOUBT}" if in_doubt else str(error)
+        error.args = (message,)
         error.origin_slug = refund.origin_slug
         return cls(
             origin_slug=refund.origin_slug,

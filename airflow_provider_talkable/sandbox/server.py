@@ -55,7 +55,7 @@ class Sandbox:
         self.url = ""
         """Where it listens, once it does."""
         self._host, self._port = host, port
-        self._runner: web.AppRunner | None = None
+        self._runner: web.ServerRunner | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="talkable-sandbox", daemon=True)
 
@@ -79,10 +79,9 @@ class Sandbox:
 
         :raises OSError: if the port is taken.
         """
-        app = web.Application(client_max_size=1024 * 1024)
-        # One route for all: aiohttp would decode a slug before it could be told from the path.
-        app.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        # A bare server, no router: that would decode the path before a slug could be told from it.
+        server = web.Server(self._handle, access_log=None)
+        self._runner = web.ServerRunner(server, shutdown_timeout=1)
         await self._runner.setup()
         await web.TCPSite(self._runner, self._host, self._port).start()
         port = self._runner.addresses[0][1]
@@ -93,7 +92,7 @@ class Sandbox:
         if self._runner:
             await self._runner.cleanup()
 
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = urlsplit(request.raw_path).path
         if path == "/_sandbox/state":
             return web.json_response(self.talkable.snapshot())
@@ -121,7 +120,7 @@ class Sandbox:
             return await _half(request, text)
         return web.Response(status=status, body=text, content_type="application/json")
 
-    def _answer(self, request: web.Request, path: str, body: bytes) -> tuple[int, Json]:
+    def _answer(self, request: web.BaseRequest, path: str, body: bytes) -> tuple[int, Json]:
         try:
             self._authenticate(request.headers.get("Authorization", ""))
             status, result = self._route(request.method, path, urlsplit(request.raw_path).query, body)
@@ -184,7 +183,7 @@ def _checked(site_slug: object) -> str:
     return site_slug
 
 
-def _break(request: web.Request, fault: Fault) -> web.Response:
+def _break(request: web.BaseRequest, fault: Fault) -> web.Response:
     if isinstance(fault, Canned):
         return web.Response(status=fault.status, body=fault.body, headers=fault.headers)
     transport = request.transport
@@ -197,7 +196,7 @@ def _break(request: web.Request, fault: Fault) -> web.Response:
     return web.Response()
 
 
-async def _half(request: web.Request, text: bytes) -> web.StreamResponse:
+async def _half(request: web.BaseRequest, text: bytes) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     response.content_length = len(text)
     await response.prepare(request)

@@ -1,0 +1,68 @@
+"""Refund what was refunded during the last day, and write what became of it back to the warehouse.
+
+The results are written whether or not the refunds succeeded: they say which orders to look into, and
+for which of them the advocate had been rewarded before the refund arrived.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from airflow.providers.common.compat.sdk import DAG, BaseHook, task
+
+from airflow_provider_talkable.operators.refund import TalkableRefundOperator
+
+with DAG(
+    "example_talkable_refunds_write_back",
+    schedule="@daily",
+    start_date=datetime(2026, 1, 1),  # noqa: DTZ001
+    catchup=False,
+    default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
+    doc_md=__doc__,
+    tags=["talkable"],
+):
+
+    @task
+    def refunds_of_the_last_day(**context: Any) -> list[dict[str, Any]]:
+        """Rows by column name; an amount makes a refund partial."""
+        until = context.get("data_interval_end") or context["dag_run"].run_after
+        since = until - timedelta(days=1)
+        columns = ("order_number", "refunded_at", "refund_subtotal")
+        rows = BaseHook.get_hook("shop_warehouse").get_records(
+            f"SELECT {', '.join(columns)} FROM refunded_orders"
+            " WHERE refunded_at >= :since AND refunded_at < :until ORDER BY refunded_at",
+            parameters={"since": since.isoformat(), "until": until.isoformat()},
+        )
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+    refund = TalkableRefundOperator(
+        task_id="refund",
+        refunds=refunds_of_the_last_day(),
+        fail_on=("rejected", "invalid", "throttled", "failed", "unconfirmed", "aborted"),
+        redact_people=True,
+    )
+
+    @task(trigger_rule="all_done")
+    def write_back(results: list[dict[str, Any]]) -> None:
+        """One row for each refund."""
+        warehouse = BaseHook.get_hook("shop_warehouse")
+        warehouse.run(
+            "CREATE TABLE IF NOT EXISTS talkable_refunds (order_number TEXT, outcome TEXT,"
+            " referral_status TEXT, advocate_rewarded INTEGER, error_message TEXT)"
+        )
+        rows = [
+            (
+                result["origin_slug"],
+                result["outcome"],
+                referral.get("status"),
+                # As a number: not every driver knows booleans.
+                int(referral["ad_rewarded"]) if referral else None,
+                result["error_message"],
+            )
+            for result in results
+            for referral in [result["referral"] or {}]
+        ]
+        warehouse.insert_rows("talkable_refunds", rows)
+
+    write_back(refund.output["results"])

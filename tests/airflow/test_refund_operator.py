@@ -1,0 +1,466 @@
+"""The operator, run as Airflow runs it: fields rendered, then execute, against the sandbox."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_talkable import (
+    InvalidRefund,
+    Outcome,
+    TalkableAuthError,
+    TalkableConnectionError,
+    TalkableError,
+    TalkableOriginNotFound,
+    TalkableRejected,
+)
+from airflow_provider_talkable.operators.refund import LOSSES, TalkableRefundOperator
+from airflow_provider_talkable.sandbox import Canned, Reset, Sandbox, Truncated
+from tests.conftest import KEY, Sandboxes
+
+Connect = Callable[..., str]
+
+
+class Try:
+    """One try of a task: the part of a task instance that the operator uses."""
+
+    def __init__(self, number: int = 1) -> None:
+        self.try_number = number
+        self.xcom: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcom[key] = json.loads(json.dumps(value))
+
+
+class Store(dict[str, Any]):
+    """A task state store: it outlives a try, and takes what JSON can hold."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = json.loads(json.dumps(value))
+
+    def delete(self, key: str) -> None:
+        self.pop(key, None)
+
+
+def run(
+    *,
+    ti: Try | None = None,
+    store: Store | None = None,
+    native: bool = False,
+    params: Any = None,
+    **fields: Any,
+) -> Any:
+    dag = DAG("refunds", schedule=None, render_template_as_native_obj=native)
+    operator = TalkableRefundOperator(task_id="refund", dag=dag, **fields)
+    context: Any = {"ti": ti or Try(), "params": params or {}}
+    if store is not None:
+        context["task_state_store"] = store
+    operator.render_template_fields(context)
+    return operator.execute(context)
+
+
+@pytest.fixture
+def shop(sandboxes: Sandboxes, connect: Connect) -> Sandbox:
+    """A sandbox with the purchases A to E, of which E is refunded already, and a connection to it."""
+    sandbox = sandboxes(generation="seed")
+    for slug in "ABCDE":
+        sandbox.talkable.create_purchase("my-store", {"order_number": slug, "subtotal": 100})
+    sandbox.talkable.refund("my-store", "E", {})
+    connect(sandbox)
+    return sandbox
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """All that was logged, at DEBUG level: Airflow 3's own loggers print, the others go through logging."""
+    caplog.set_level(logging.DEBUG)
+    return lambda: caplog.text + "".join(capsys.readouterr())
+
+
+def sent(sandbox: Sandbox) -> list[str]:
+    return [request["path"].split("/")[4] for request in sandbox.requests]
+
+
+def outcomes(results: Any) -> list[str]:
+    return [result["outcome"] for result in results]
+
+
+def test_the_documents_example(sandboxes: Sandboxes, connect: Connect) -> None:
+    sandbox = sandboxes(generation="seed")
+    sandbox.talkable.create_purchase(
+        "my-store",
+        {"order_number": "B00K2EOONI", "referral": {"id": 233, "status": "approved", "ad_rewarded": True}},
+    )
+    connect(sandbox)
+    ti = Try()
+    result = run(origin_slug="B00K2EOONI", ti=ti)
+    assert (result["referral"]["id"], result["referral"]["status"]) == (233, "approved")
+    assert ti.xcom["results"] == result
+    assert sandbox.requests[0]["body"] == '{"site_slug":"my-store"}'
+
+
+def test_a_result_has_the_same_keys_whatever_became_of_it(shop: Sandbox) -> None:
+    results = run(origin_slug=["A", "E", "unknown", None], fail_on=())
+    assert outcomes(results) == ["refunded", "already_refunded", "not_found", "invalid"]
+    for result in results:
+        assert list(result) == [
+            "origin_slug", "outcome", "referral", "origin", "http_status", "error_message", "attempts"
+        ]  # fmt: skip
+
+
+RENDERED = [
+    pytest.param("{{ params.slug }}", "A", False, {"slug": "A"}, id="text"),
+    pytest.param("{{ params.slug }}", "7", True, {"slug": 7}, id="native integer"),
+    pytest.param("{{ params.slugs }}", ["A", "B"], True, {"slugs": ["A", "B"]}, id="native list"),
+    pytest.param("{{ params.slugs }}", ["A", "B"], False, {"slugs": ["A", "B"]}, id="a Python list's text"),
+    pytest.param("{{ params.slugs | tojson }}", ["A", "B"], False, {"slugs": ["A", "B"]}, id="a JSON list"),
+    pytest.param(" \n{{ params.slugs }}\n", ["A"], False, {"slugs": ["A"]}, id="with white space around"),
+    pytest.param("{{ params.rows }}", ["A", "B"], False, {"rows": [("A",), ("B",)]}, id="rows of one column"),
+    pytest.param(["{{ params.slug }}", "B"], ["A", "B"], False, {"slug": "A"}, id="a list of templates"),
+    pytest.param("{{ params.slugs }}", [], False, {"slugs": []}, id="an empty list"),
+]
+
+
+@pytest.mark.parametrize(("template", "slugs", "native", "params"), RENDERED)
+def test_slugs_come_as_whatever_jinja_makes_of_them(
+    shop: Sandbox, template: Any, slugs: str | list[str], native: bool, params: Any
+) -> None:
+    result = run(origin_slug=template, params=params, native=native, fail_on=())
+    if isinstance(slugs, str):
+        assert result["origin_slug"] == slugs
+    else:
+        assert [r["origin_slug"] for r in result] == slugs
+    assert sent(shop) == [*slugs]
+
+
+ROWS = [
+    {"order_number": "A", "refund_subtotal": 30.5, "refunded_at": "2020-04-27T07:00:00Z"},
+    {"order_number": "B", "refund_subtotal": None},
+]
+
+
+@pytest.mark.parametrize(
+    ("refunds", "native"),
+    [
+        pytest.param(ROWS, False, id="the list itself"),
+        pytest.param(tuple(ROWS), False, id="a tuple"),
+        pytest.param("{{ params.rows }}", True, id="native"),
+        pytest.param("{{ params.rows }}", False, id="a Python list's text"),
+        pytest.param("{{ params.rows | tojson }}", False, id="JSON"),
+        pytest.param("{{ params.rows[0] | tojson }}", False, id="one mapping"),
+    ],
+)
+def test_refunds_come_as_rows(shop: Sandbox, refunds: Any, native: bool) -> None:
+    result = run(refunds=refunds, params={"rows": ROWS}, native=native)
+    assert sent(shop) == (["A", "B"] if isinstance(result, list) else ["A"])
+    assert json.loads(shop.requests[0]["body"]) == {
+        "site_slug": "my-store",
+        "data": {"refunded_at": "2020-04-27T07:00:00.000+00:00", "refund_subtotal": 30.5},
+    }
+
+
+def test_values_a_database_returns_need_no_conversion(shop: Sandbox) -> None:
+    rows = [
+        {"order_number": "A", "refunded_at": datetime(2020, 4, 27, 7), "refund_subtotal": Decimal("30.50")}
+    ]  # noqa: DTZ001
+    assert outcomes(run(refunds=rows)) == ["refunded"]
+
+
+def test_details_of_one_slug_are_templated(shop: Sandbox) -> None:
+    run(
+        origin_slug="A",
+        refunded_at="{{ params.at }}",
+        refund_subtotal="{{ params.amount }}",
+        site_slug="{{ params.site }}",
+        talkable_conn_id="talkable_{{ params.conn }}",
+        params={"at": "2020-04-27T07:00:00Z", "amount": 30.5, "site": "my-store", "conn": "default"},
+    )
+    assert json.loads(shop.requests[0]["body"])["data"] == {
+        "refunded_at": "2020-04-27T07:00:00.000+00:00",
+        "refund_subtotal": 30.5,
+    }
+
+
+NOTHING = [None, "", "  ", "None", float("nan"), {"a": 1}]
+
+
+@pytest.mark.parametrize(
+    ("value", "native"),
+    # As text, the last two are 'True' and '1.0', which may be order numbers.
+    [(v, False) for v in NOTHING] + [(v, True) for v in (*NOTHING, True, 1.0)],
+    ids=repr,
+)
+def test_what_renders_to_no_slug_is_refused_before_a_request(
+    shop: Sandbox, value: object, native: bool
+) -> None:
+    with pytest.raises(InvalidRefund, match=r"^origin_slug="):
+        run(origin_slug="{{ params.value }}", params={"value": value}, native=native)
+    assert not shop.requests
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "neither it nor refunds holds anything"),
+        ({"origin_slug": "A", "refunds": [{"origin_slug": "B"}]}, "give one of them"),
+        ({"refunds": [{"origin_slug": "A"}], "refund_subtotal": 5}, "each row has its own"),
+        ({"refunds": [{"origin_slug": "A"}], "refunded_at": "2020-04-27"}, "each row has its own"),
+        ({"origin_slug": ["A", "B"], "refund_subtotal": 5}, "goes with one origin_slug"),
+        ({"origin_slug": "['A', datetime.now()]"}, "reads as neither JSON nor Python"),
+        ({"origin_slug": "[A]"}, "reads as neither JSON nor Python"),
+        ({"refunds": "{{1}}"}, None),
+        ({"origin_slug": "A", "refund_subtotal": "None"}, "^refund_subtotal='None'"),
+        ({"origin_slug": "A", "refunded_at": ""}, "^refunded_at=''"),
+        ({"origin_slug": "A", "site_slug": ""}, "^site_slug=''"),
+        ({"refunds": {"order_number": 4.0}}, r"^order_number=4\.0"),
+    ],
+)
+def test_contradictions_are_refused_before_a_request(
+    shop: Sandbox, fields: dict[str, Any], message: str | None
+) -> None:
+    if message is None:
+        with pytest.raises(TalkableOriginNotFound):
+            run(**fields)
+        return
+    with pytest.raises(InvalidRefund, match=message):
+        run(**fields)
+    assert not shop.requests
+
+
+def test_all_of_a_list_is_tried_before_the_task_fails(shop: Sandbox) -> None:
+    ti = Try()
+    with pytest.raises(TalkableError, match=r"2 of 5 refunds failed \(1 not_found, 1 invalid\)"):
+        run(origin_slug=["unknown", float("nan"), "A", "E", "B"], ti=ti)
+    assert outcomes(ti.xcom["results"]) == [
+        "not_found", "invalid", "refunded", "already_refunded", "refunded"
+    ]  # fmt: skip
+    assert sent(shop) == ["unknown", "A", "E", "B"]
+
+
+def test_an_empty_list_succeeds_without_a_connection() -> None:
+    ti = Try()
+    assert run(origin_slug=[], ti=ti, talkable_conn_id="none") == []
+    assert ti.xcom["results"] == []
+
+
+def test_equal_refunds_are_sent_once(shop: Sandbox) -> None:
+    results = run(
+        refunds=[
+            {"order_number": "A", "refund_subtotal": 5},
+            "B",
+            {"origin_slug": "A", "refund_subtotal": 5.0},
+        ]
+    )
+    assert outcomes(results) == ["refunded"] * 3
+    assert sent(shop) == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    ("slugs", "error"),
+    [
+        pytest.param(["unknown", "A", "lost"], TalkableOriginNotFound, id="all of one kind"),
+        pytest.param([None, "A"], InvalidRefund, id="invalid"),
+        pytest.param(["unknown", None], TalkableError, id="of several kinds"),
+        pytest.param("unknown", TalkableOriginNotFound, id="one"),
+    ],
+)
+def test_the_task_fails_with_the_error_that_fits_all_failures(
+    shop: Sandbox, slugs: Any, error: type[TalkableError]
+) -> None:
+    with pytest.raises(TalkableError) as caught:
+        run(origin_slug=slugs)
+    assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "fails"),
+    [
+        (LOSSES, True),
+        ((), False),
+        (["not_found"], True),
+        ("not_found", True),
+        ([Outcome.NOT_FOUND], True),
+        (["rejected"], False),
+        (["already_refunded"], True),
+    ],
+)
+def test_fail_on_names_the_outcomes_that_fail_the_task(shop: Sandbox, fail_on: Any, fails: bool) -> None:
+    try:
+        run(origin_slug=["E", "unknown"], fail_on=fail_on)
+    except TalkableError:
+        assert fails
+    else:
+        assert not fails
+
+
+def test_fail_on_an_unknown_outcome_is_refused_when_the_dag_is_parsed() -> None:
+    with pytest.raises(ValueError, match="'lost' is not a valid Outcome"):
+        TalkableRefundOperator(task_id="refund", origin_slug="A", fail_on=["lost"])
+
+
+def test_by_default_what_lost_something_fails() -> None:
+    assert set(LOSSES) == {
+        "rejected", "invalid", "not_found", "throttled", "failed", "unconfirmed", "aborted"
+    }  # fmt: skip
+
+
+def test_a_refused_key_stops_the_run(shop: Sandbox, connect: Connect) -> None:
+    connect(shop, key="wrong")
+    ti = Try()
+    with pytest.raises(TalkableAuthError, match="3 of 3 refunds failed"):
+        run(origin_slug=["A", "B", "C"], ti=ti)
+    assert outcomes(ti.xcom["results"]) == ["aborted"] * 3
+    assert sent(shop) == ["A"]
+
+
+def test_the_log_says_what_failed_and_why(shop: Sandbox, logged: Callable[[], str]) -> None:
+    with pytest.raises(TalkableError):
+        run(origin_slug=["A", *(f"lost-{n}" for n in range(30))])
+    log = logged()
+    assert "Refunds: 30 not_found, 1 refunded" in log
+    assert "lost-0: not_found: No origin found by `origin_slug`." in log
+    assert "lost-19: not_found" in log
+    assert "lost-20: not_found" not in log
+    assert "and 10 more" in log
+
+
+def test_redact_people_leaves_them_out_of_xcom_and_of_the_store(shop: Sandbox) -> None:
+    ti, store = Try(), Store()
+    run(origin_slug=["A"], ti=ti, store=store, redact_people=True)
+    for kept in (json.dumps(ti.xcom), json.dumps(store)):
+        assert "@example.com" not in kept
+        assert "first_name" not in kept
+        assert '"status": "voided"' in kept
+    run(origin_slug=["B"], ti=ti)
+    assert "@example.com" in json.dumps(ti.xcom)
+
+
+def test_what_was_learned_is_kept_when_the_task_is_stopped(
+    shop: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stopped(BaseException):
+        pass
+
+    class StopsAtThird(Store):
+        def set(self, key: str, value: Any) -> None:
+            super().set(key, value)
+            if len(self) == 3 and value == "submitted":
+                raise Stopped
+
+    ti = Try()
+    rows = [{"origin_slug": slug, "refund_subtotal": 5} for slug in "ABCD"]
+    with pytest.raises(Stopped):
+        run(refunds=rows, ti=ti, store=StopsAtThird())
+    assert outcomes(ti.xcom["results"]) == ["refunded", "refunded", "aborted", "aborted"]
+
+
+class TestRetries:
+    """A task retry must not send again what an earlier try has settled."""
+
+    def test_nothing_settled_is_sent_again(self, shop: Sandbox) -> None:
+        store = Store()
+        slugs = ["A", "late", "E", "B"]
+        with pytest.raises(TalkableOriginNotFound):
+            run(origin_slug=slugs, store=store)
+        shop.talkable.create_purchase("my-store", {"order_number": "late"})
+        shop.requests.clear()
+        ti = Try(2)
+        results = run(origin_slug=slugs, store=store, ti=ti)
+        assert sent(shop) == ["late"]
+        assert outcomes(results) == ["refunded", "refunded", "already_refunded", "refunded"]
+        assert results[0]["referral"]["status"] == "voided"
+        assert ti.xcom["results"] == results
+
+    @pytest.mark.parametrize("store", [Store(), None], ids=["Airflow 3.3", "earlier Airflow"])
+    def test_a_partial_refund_in_doubt_is_not_sent_again(self, shop: Sandbox, store: Store | None) -> None:
+        shop.dials.next(Reset(acted=True))
+        row = {"origin_slug": "A", "refund_subtotal": 30}
+        for number in (1, 2, 3):
+            ti = Try(number)
+            with pytest.raises(TalkableConnectionError):
+                run(refunds=row, store=store, ti=ti)
+            assert ti.xcom["results"]["outcome"] == "unconfirmed"
+        assert sent(shop) == ["A"]
+        assert shop.talkable.snapshot()["my-store"]["A"]["refund_subtotal"] == 30
+
+    def test_a_partial_refund_that_a_crash_left_behind_is_unconfirmed(self, shop: Sandbox) -> None:
+        class Crash(BaseException):
+            pass
+
+        class Dies(Store):
+            def set(self, key: str, value: Any) -> None:
+                if value != "submitted":
+                    raise Crash
+                super().set(key, value)
+
+        store = Dies()
+        row = {"origin_slug": "A", "refund_subtotal": 30}
+        with pytest.raises(Crash):
+            run(refunds=row, store=store)
+        with pytest.raises(
+            TalkableConnectionError,
+            match="An earlier try of this task may have sent it; Talkable may have taken",
+        ):
+            run(refunds=row, store=store, ti=Try(2))
+        assert sent(shop) == ["A"]
+
+    def test_a_partial_refund_that_was_certainly_not_taken_is_sent_again(self, shop: Sandbox) -> None:
+        store = Store()
+        row = {"origin_slug": "A", "refund_subtotal": 30}
+        shop.dials.next(Canned(422))
+        with pytest.raises(TalkableRejected):
+            run(refunds=row, store=store)
+        assert run(refunds=row, store=store, ti=Try(2))["outcome"] == "refunded"
+
+    def test_before_airflow_3_3_a_full_refund_is_sent_again_harmlessly(self, shop: Sandbox) -> None:
+        run(origin_slug="A")
+        assert run(origin_slug="A", ti=Try(2))["outcome"] == "already_refunded"
+
+    def test_a_first_try_asks_no_memory(self, shop: Sandbox) -> None:
+        run(origin_slug="A", store=Store())
+        assert run(origin_slug="A", store=Store())["outcome"] == "already_refunded"
+
+
+@pytest.mark.parametrize("fault", [None, Canned(500), Canned(422), Truncated(), Canned(401)], ids=repr)
+def test_the_key_is_in_no_log_no_xcom_and_no_rendered_field(
+    shop: Sandbox, logged: Callable[[], str], fault: Any
+) -> None:
+    shop.dials.next(fault)
+    ti, store = Try(), Store()
+    raised = ""
+    try:
+        run(refunds=[{"origin_slug": "A", "refund_subtotal": 5}], ti=ti, store=store)
+    except TalkableError as error:
+        raised = repr(error) + str(error)
+    log = logged()
+    assert "urllib3" in log
+    assert "Refunds: 1" in log
+    everything = log + json.dumps(ti.xcom) + json.dumps(store) + raised
+    for secret in (KEY, "aTl1aWw3blFnRGp1Y0NpVEp1"):
+        assert secret not in everything
+
+
+def test_template_fields_are_a_promise() -> None:
+    assert TalkableRefundOperator.template_fields == (
+        "origin_slug", "refunds", "refunded_at", "refund_subtotal", "site_slug", "talkable_conn_id"
+    )  # fmt: skip
+
+
+def test_fields_are_kept_as_given_until_they_are_rendered() -> None:
+    given = {
+        "origin_slug": " {{ x }} ",
+        "refunds": ({"a": 1},),
+        "refunded_at": 5,
+        "refund_subtotal": "x",
+        "site_slug": "",
+        "talkable_conn_id": "{{ c }}",
+    }
+    operator = TalkableRefundOperator(task_id="refund", **given)
+    assert {name: getattr(operator, name) for name in given} == given

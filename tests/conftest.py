@@ -1,0 +1,85 @@
+"""Fixtures: an empty Airflow home, a sandbox, and connections to it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+# Before anything imports Airflow, which reads its configuration once.
+os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="talkable-tests-")
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
+
+from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.retries import RetryPolicy
+from airflow_provider_talkable.client.sync import TalkableClient
+from airflow_provider_talkable.sandbox import Sandbox
+
+KEY = "i9uil7nQgDjucCiTJu"
+
+Sandboxes = Callable[..., Sandbox]
+Clients = Callable[..., TalkableClient]
+
+
+@pytest.fixture
+def sandboxes() -> Iterator[Sandboxes]:
+    """Starts sandboxes with the arguments given and stops them after the test."""
+    with ExitStack() as running:
+
+        def start(**arguments: object) -> Sandbox:
+            return running.enter_context(Sandbox(**({"api_key": KEY} | arguments)))  # type: ignore[arg-type]
+
+        yield start
+
+
+@pytest.fixture
+def sandbox(sandboxes: Sandboxes) -> Sandbox:
+    """A sandbox that answers as Talkable does today, with one purchase, B00K2EOONI."""
+    sandbox = sandboxes()
+    sandbox.talkable.create_purchase("my-store", {"order_number": "B00K2EOONI", "subtotal": 100})
+    return sandbox
+
+
+class Waits(list[float]):
+    """Stands in for the clock: waiting is written down and over at once."""
+
+    def __call__(self, seconds: float) -> None:
+        self.append(seconds)
+
+
+@pytest.fixture
+def waits() -> Waits:
+    return Waits()
+
+
+@pytest.fixture
+def clients(waits: Waits) -> Iterator[Clients]:
+    """Makes clients of a sandbox, or of any URL; their waits go to ``waits``."""
+    with ExitStack() as opened:
+
+        def make(
+            to: Sandbox | str, *, max_attempts: int = 5, throttle_patience: float = 300, **fields: object
+        ) -> TalkableClient:
+            config = ClientConfig.parse(
+                **({"host": to if isinstance(to, str) else to.url, "api_key": KEY} | fields)
+            )
+            policy = RetryPolicy(max_attempts, throttle_patience)
+            return opened.enter_context(TalkableClient(config, policy, sleep=waits))
+
+        yield make
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Makes ``talkable_default`` a connection to a sandbox and returns its id."""
+
+    def make(sandbox: Sandbox, *, key: str = KEY, extra: str = "site_slug=my-store") -> str:
+        host = sandbox.url.removeprefix("http://")
+        monkeypatch.setenv("AIRFLOW_CONN_TALKABLE_DEFAULT", f"talkable://http://:{key}@{host}/?{extra}")
+        return "talkable_default"
+
+    return make

@@ -1,0 +1,290 @@
+"""The sandbox keeps to the documented API, and misbehaves as told."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+import requests
+
+from airflow_provider_talkable.protocol.wire import AuthScheme
+from airflow_provider_talkable.sandbox import Canned, Dials, Refusal, Reset, Sandbox, Talkable, Truncated
+from tests.conftest import KEY, Sandboxes
+
+
+def call(sandbox: Sandbox, method: str, path: str, json: object = None, key: str = KEY) -> tuple[int, Any]:
+    answer = requests.request(method, sandbox.url + path, json=json, auth=(key, ""), timeout=5)
+    return answer.status_code, answer.json()
+
+
+def created(sandbox: Sandbox, **data: object) -> Any:
+    body = {"site_slug": "my-store", "data": {"order_number": "A", "subtotal": 100} | data}
+    status, payload = call(sandbox, "POST", "/api/v2/origins/purchase", body)
+    assert status == 201
+    return payload["result"]["origin"]
+
+
+def refunded(sandbox: Sandbox, slug: str = "A", **data: object) -> tuple[int, Any]:
+    body = {"site_slug": "my-store"} | ({"data": data} if data else {})
+    return call(sandbox, "POST", f"/api/v2/origins/{slug}/refund", body)
+
+
+def referral_of(sandbox: Sandbox, slug: str = "A") -> Any:
+    state = requests.get(f"{sandbox.url}/_sandbox/state", timeout=5).json()
+    return state["my-store"][slug]["referral"]
+
+
+def test_a_full_refund_voids_a_pending_referral_and_a_second_is_refused(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes(generation="seed")
+    origin = created(sandbox)
+    status, payload = refunded(sandbox)
+    assert (status, payload["ok"]) == (200, True)
+    referral = payload["result"]["referral"]
+    assert (referral["status"], referral["referred_origin_id"]) == ("voided", origin["id"])
+    assert set(referral) == {
+        "id", "status", "ad_rewarded", "advocate_person", "friend_person", "campaign_id", "offer_id",
+        "referred_origin_id", "referred_subtotal", "qa_generated", "track_method", "created_at", "updated_at",
+    }  # fmt: skip
+    assert refunded(sandbox) == (400, {"ok": False, "error_message": "Origin has already been refunded"})
+
+
+def test_a_full_refund_comes_too_late_for_an_approved_referral(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes(generation="seed")
+    created(sandbox, referral={"status": "approved", "ad_rewarded": True})
+    _, payload = refunded(sandbox)
+    assert payload["result"]["referral"]["status"] == "approved"
+
+
+def test_partial_refunds_add_up_and_leave_the_referral(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes()
+    created(sandbox)
+    for amount, total in ((30, 30), (30, 60)):
+        _, payload = refunded(sandbox, refund_subtotal=amount)
+        origin = payload["result"]["origin"]
+        assert (origin["partially_refunded"], origin["refund_subtotal"]) == (True, total)
+    assert referral_of(sandbox)["status"] == "pending"
+    _, payload = refunded(sandbox)
+    assert (payload["result"]["origin"]["partially_refunded"], referral_of(sandbox)["status"]) == (
+        False,
+        "voided",
+    )
+
+
+def test_the_flat_generation_answers_with_the_origins_fields(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes(generation="flat")
+    created(sandbox)
+    _, payload = refunded(sandbox, refunded_at="2020-04-27T00:00:00.000-07:00")
+    assert set(payload["result"]) == {
+        "id", "type", "email", "order_number", "subtotal", "order_date", "refunded_at", "coupon_code",
+        "customer_id", "ip_address",
+    }  # fmt: skip
+    assert payload["result"]["refunded_at"] == "2020-04-27T00:00:00.000-07:00"
+
+
+def test_an_event_goes_by_category_and_number(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes()
+    data = {"event_category": "newsletter_subscription", "event_number": 42, "referral": None}
+    body = {"site_slug": "my-store", "data": data}
+    assert call(sandbox, "POST", "/api/v2/origins/event", body)[0] == 201
+    assert refunded(sandbox, "newsletter_subscription:42")[0] == 200
+    assert referral_of(sandbox, "newsletter_subscription:42") is None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "json", "status", "message"),
+    [
+        ("POST", "/origins/B/refund", {"site_slug": "my-store"}, 400, "No origin found by `origin_slug`."),
+        ("POST", "/origins/A/refund", {"site_slug": "other"}, 403, "Access denied to site other"),
+        ("POST", "/origins/A/refund", {}, 400, "site_slug can't be blank"),
+        ("POST", "/origins/A/refund", [], 400, "The body is not an object with site_slug and data"),
+        (
+            "POST",
+            "/origins/A/refund",
+            {"site_slug": "my-store", "data": {"refunded_at": "12345"}},
+            400,
+            "refunded_at is invalid: ISO 8601 with offset expected",
+        ),
+        (
+            "POST",
+            "/origins/A/refund",
+            {"site_slug": "my-store", "data": {"refund_subtotal": -1}},
+            422,
+            "Validation failed: an amount must be a number of at least 0",
+        ),
+        ("POST", "/origins/%FF/refund", {"site_slug": "my-store"}, 400, "The path is not UTF-8"),
+        ("POST", "/origins/a/b/refund", {"site_slug": "my-store"}, 404, "Not found"),
+        (
+            "POST",
+            "/origins/purchase",
+            {"site_slug": "my-store", "data": {"order_number": "A"}},
+            400,
+            "Origin has already been taken",
+        ),
+        ("POST", "/origins/purchase", {"site_slug": "my-store"}, 400, "order_number can't be blank"),
+        ("GET", "/campaigns", None, 400, "site_slug can't be blank"),
+        ("GET", "/people/x%40y.z/referrals_as_friend?site_slug=my-store", None, 400,
+         "No person found by `person_slug`."),
+        ("DELETE", "/origins/A/refund", None, 404, "Not found"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_refused_in_talkables_words(
+    sandboxes: Sandboxes, method: str, path: str, json: object, status: int, message: str
+) -> None:
+    sandbox = sandboxes()
+    created(sandbox)
+    assert call(sandbox, method, f"/api/v2{path}", json) == (status, {"ok": False, "error_message": message})
+
+
+def test_the_state_of_a_referral_can_be_set_until_it_is_final(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes()
+    created(sandbox)
+
+    def put(status: str) -> tuple[int, Any]:
+        body = {"site_slug": "my-store", "data": {"status": status}}
+        return call(sandbox, "PUT", "/api/v2/origins/A/referral", body)
+
+    assert put("flagged")[1]["result"]["referral"]["status"] == "flagged"
+    assert put("approved")[0] == put("approved")[0] == 200
+    assert put("voided")[0] == 400
+    assert put("nonsense")[0] == 400
+    assert referral_of(sandbox)["status"] == "approved"
+
+
+def test_a_friends_referrals_say_what_the_advocate_got(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes()
+    origin = created(sandbox, email="Friend+1@example.com", referral={"ad_rewarded": True})
+    path = "/api/v2/people/friend%2B1%40example.com/referrals_as_friend?site_slug=my-store"
+    _, payload = call(sandbox, "GET", path)
+    [referral] = payload["result"]["referrals"]
+    assert referral["referred_origin_id"] == origin["id"]
+    assert referral["advocate_rewards"][0]["status"] == "Paid"
+
+
+@pytest.mark.parametrize("scheme", list(AuthScheme))
+def test_a_key_is_accepted_by_the_schemes_it_was_told_to(sandboxes: Sandboxes, scheme: AuthScheme) -> None:
+    sandbox = sandboxes(auth_schemes=(scheme,))
+    statuses = {
+        tried: requests.get(
+            f"{sandbox.url}/api/v2/campaigns?site_slug=my-store",
+            headers={"Authorization": tried.authorization(KEY)},
+            timeout=5,
+        ).status_code
+        for tried in AuthScheme
+    }
+    assert statuses == {scheme: 200, scheme.other: 401}
+    assert call(sandbox, "GET", "/api/v2/campaigns?site_slug=my-store", key="wrong")[0] == 401
+    assert requests.get(f"{sandbox.url}/api/v2/campaigns", timeout=5).status_code == 401
+
+
+def test_it_tells_what_it_was_asked_headers_included(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes()
+    refunded(sandbox, "a%2Fb")
+    [asked] = requests.get(f"{sandbox.url}/_sandbox/requests", timeout=5).json()
+    assert (asked["method"], asked["path"]) == ("POST", "/api/v2/origins/a%2Fb/refund")
+    assert asked["body"] == '{"site_slug": "my-store"}'
+    assert asked["headers"]["Authorization"].startswith("Basic ")
+
+
+@pytest.mark.parametrize(
+    ("fault", "acted"),
+    [(Reset(acted=False), False), (Reset(acted=True), True), (Truncated(), True)],
+    ids=["reset before", "reset after", "truncated"],
+)
+def test_a_broken_connection_before_or_after_acting(
+    sandboxes: Sandboxes, fault: Reset | Truncated, acted: bool
+) -> None:
+    sandbox = sandboxes()
+    created(sandbox)
+    sandbox.dials.next(fault)
+    with pytest.raises((requests.ConnectionError, requests.exceptions.ChunkedEncodingError)):
+        refunded(sandbox)
+    assert (referral_of(sandbox)["status"] == "voided") is acted
+
+
+def test_latency(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes(dials=Dials(latency=0.1))
+    started = time.monotonic()
+    refunded(sandbox)
+    assert time.monotonic() - started >= 0.1
+
+
+def test_a_hidden_limit_is_a_token_bucket_that_answers_a_bare_429() -> None:
+    dials = Dials(rate_limit=10, burst=5)
+    now = 100.0
+    picks = [dials.pick(lambda: now) for _ in range(7)]
+    assert picks == [None] * 5 + [Canned(429)] * 2
+    now += 0.35
+    assert [dials.pick(lambda: now) for _ in range(4)] == [None] * 3 + [Canned(429)]
+    now += 60
+    assert [dials.pick(lambda: now) for _ in range(6)] == [None] * 5 + [Canned(429)]
+
+
+def test_shares_come_true_and_repeat_with_the_seed() -> None:
+    def faults(seed: int) -> list[object]:
+        dials = Dials(errors=0.1, resets_before=0.1, resets_after=0.1, truncated=0.1, html=0.1, seed=seed)
+        return [dials.pick(time.monotonic) for _ in range(10_000)]
+
+    picked = faults(1)
+    assert picked == faults(1) != faults(2)
+    kinds = {repr(fault): picked.count(fault) for fault in picked}
+    assert len(kinds) == 6
+    assert 4700 < kinds.pop("None") < 5300
+    assert all(850 < count < 1150 for count in kinds.values())
+
+
+def test_faults_asked_for_come_first_and_in_order() -> None:
+    dials = Dials(errors=1)
+    dials.next(None, Canned(418))
+    assert dials.pick(time.monotonic) is None
+    assert dials.pick(time.monotonic) == Canned(418)
+    assert dials.pick(time.monotonic) is not None
+
+
+def test_a_referral_of_unknown_fields_is_refused() -> None:
+    with pytest.raises(Refusal, match="referral has fields other than"):
+        Talkable().create_purchase("my-store", {"order_number": "A", "referral": {"state": "x"}})
+
+
+def test_a_port_that_is_taken_is_an_error_and_leaves_no_thread_behind(sandboxes: Sandboxes) -> None:
+    port = int(sandboxes().url.rsplit(":", 1)[1])
+    with pytest.raises(OSError, match="address already in use"), Sandbox(port=port):
+        pytest.fail("it started")
+
+
+def test_the_command_line_serves_until_it_is_told_to_stop() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "airflow_provider_talkable.sandbox",
+        "--port",
+        "0",
+        "--site",
+        "a",
+        "--site",
+        "b",
+    ]
+    command += ["--api-key", KEY, "--auth", "bearer", "--generation", "seed", "--html", "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+        assert process.stdout
+        first = process.stdout.readline()
+        match = re.fullmatch(r"Talkable sandbox: (http://127\.0\.0\.1:\d+)  sites: a, b\n", first)
+        assert match
+        answer = requests.get(f"{match[1]}/api/v2/campaigns?site_slug=a", timeout=5)
+        assert "Maintenance" in answer.text
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+
+
+@pytest.mark.parametrize("arguments", [["--errors", "2"], ["--generation", "next"]])
+def test_the_command_line_refuses_nonsense(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    from airflow_provider_talkable.sandbox.__main__ import main
+
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert arguments[0] in capsys.readouterr().err
