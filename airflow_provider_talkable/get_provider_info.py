@@ -40,12 +40,12 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": {
                     "site_slug": {
                         "label": "Site slug",
-                        "description": "Your Talkable site id, e.g. my-store. Refunds that name a site of their own go there.",
+                        "description": "Your Talkable site id, e.g. my-store; refunds may name another.",
                         "schema": {"type": ["string", "null"]},
                     },
                     "auth_scheme": {
                         "label": "Auth scheme",
-                        "description": "How the API key is sent; default basic. The Test button says which one works.",
+                        "description": "How the API key is sent, basic by default; Test says what works.",
                         "schema": {
                             "type": ["string", "null"],
                             "enum": ["basic", "bearer"],
@@ -54,7 +54,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "timeout": {
                         "label": "Timeout",
-                        "description": "Seconds to wait for a connection, and again for an answer; default 30.",
+                        "description": "Seconds to wait to connect, and again for an answer; default 30.",
                         "schema": {"type": ["number", "null"], "default": 30},
                     },
                     "ca_bundle": {

@@ -22,7 +22,7 @@ UNTIL = "(data_interval_end or dag_run.run_after)"
 with DAG(
     "example_talkable_refunds",
     schedule="@daily",
-    start_date=datetime(2026, 1, 1),  # noqa: DTZ001
+    start_date=datetime(2026, 1, 1),
     catchup=False,
     default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
     doc_md=__doc__,

@@ -16,7 +16,7 @@ from airflow_provider_talkable.operators.refund import TalkableRefundOperator
 with DAG(
     "example_talkable_refunds_mapped",
     schedule=None,
-    start_date=datetime(2026, 1, 1),  # noqa: DTZ001
+    start_date=datetime(2026, 1, 1),
     default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
     doc_md=__doc__,
     tags=["talkable"],

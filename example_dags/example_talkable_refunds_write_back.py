@@ -9,14 +9,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from airflow.providers.common.compat.sdk import DAG, BaseHook, task
+from airflow.providers.common.compat.sdk import DAG, BaseHook, XComArg, task
 
 from airflow_provider_talkable.operators.refund import TalkableRefundOperator
 
 with DAG(
     "example_talkable_refunds_write_back",
     schedule="@daily",
-    start_date=datetime(2026, 1, 1),  # noqa: DTZ001
+    start_date=datetime(2026, 1, 1),
     catchup=False,
     default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
     doc_md=__doc__,
@@ -44,7 +44,7 @@ with DAG(
     )
 
     @task(trigger_rule="all_done")
-    def write_back(results: list[dict[str, Any]]) -> None:
+    def write_back(results: Any) -> None:
         """One row for each refund."""
         warehouse = BaseHook.get_hook("shop_warehouse")
         warehouse.run(
@@ -65,4 +65,5 @@ with DAG(
         ]
         warehouse.insert_rows("talkable_refunds", rows)
 
-    write_back(refund.output["results"])
+    # Not the return value: a task that fails has none.
+    write_back(XComArg(refund, key="results"))

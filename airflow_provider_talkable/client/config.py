@@ -149,8 +149,8 @@ def _api_key(key: str) -> str:
         )
     if not _PRINTABLE.fullmatch(key) or ":" in key:
         raise InvalidConnection(
-            "API key (password): holds characters that no API key has, such as a space, a colon or a line break; "
-            "copy the key again"
+            "API key (password): holds characters that no API key has, such as a space, a colon or a "
+            "line break; copy the key again"
         )
     return key
 

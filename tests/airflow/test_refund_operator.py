@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -169,7 +169,7 @@ def test_refunds_come_as_rows(shop: Sandbox, refunds: Any, native: bool) -> None
 def test_values_a_database_returns_need_no_conversion(shop: Sandbox) -> None:
     rows = [
         {"order_number": "A", "refunded_at": datetime(2020, 4, 27, 7), "refund_subtotal": Decimal("30.50")}
-    ]  # noqa: DTZ001
+    ]
     assert outcomes(run(refunds=rows)) == ["refunded"]
 
 
@@ -454,7 +454,7 @@ def test_template_fields_are_a_promise() -> None:
 
 
 def test_fields_are_kept_as_given_until_they_are_rendered() -> None:
-    given = {
+    given: dict[str, Any] = {
         "origin_slug": " {{ x }} ",
         "refunds": ({"a": 1},),
         "refunded_at": 5,

@@ -75,7 +75,7 @@ def test_numpy_and_pandas_values_are_told_apart_by_what_they_are() -> None:
         pytest.param("2020-04-27T07:00:00Z", datetime(2020, 4, 27, 7, tzinfo=UTC), id="Zulu"),
         pytest.param("2020-04-27 07:00:00", datetime(2020, 4, 27, 7, tzinfo=UTC), id="naive text is UTC"),
         pytest.param("2020-04-27", datetime(2020, 4, 27, tzinfo=UTC), id="text of a date"),
-        pytest.param(datetime(2020, 4, 27, 7), datetime(2020, 4, 27, 7, tzinfo=UTC), id="naive is UTC"),  # noqa: DTZ001
+        pytest.param(datetime(2020, 4, 27, 7), datetime(2020, 4, 27, 7, tzinfo=UTC), id="naive is UTC"),
         pytest.param(
             datetime(2020, 4, 27, 9, tzinfo=timezone(timedelta(hours=2))),
             datetime(2020, 4, 27, 7, tzinfo=UTC),

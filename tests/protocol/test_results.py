@@ -117,4 +117,4 @@ def test_the_package_offers_its_names_lazily_and_no_others() -> None:
     for name in package.__all__:
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
-        _ = package.Nothing  # type: ignore[attr-defined]
+        _ = package.Nothing
