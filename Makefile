@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format lock clean
+.PHONY: demo test test-airflow-2 lint format lock clean
 
 demo: $(VENV)/installed  ## Watch a DAG refund orders at a local Talkable
 	@$(BIN)/python scripts/demo.py
 
 test: $(VENV)/installed  ## Run all tests
 	$(BIN)/python -m pytest
+
+test-airflow-2: $(VENV)-airflow-2/installed  ## Run all tests on the oldest Airflow that is supported
+	$(VENV)-airflow-2/bin/python -m pytest
 
 lint: $(VENV)/installed  ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .
@@ -21,20 +24,29 @@ format: $(VENV)/installed  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --upgrade \
+  --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
+
 lock:  ## Pin the development packages anew; needs uv
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
-	  --upgrade --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet \
-	  --output-file requirements-dev.txt
+	$(LOCK) --group dev --output-file requirements-dev.txt
+	$(LOCK) --group airflow-2 --output-file requirements-airflow-2.txt
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist
+	rm -rf $(VENV) $(VENV)-airflow-2 .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist
+
+$(VENV)/installed: requirements-dev.txt pyproject.toml
+	$(call install,$(VENV),requirements-dev.txt)
+
+$(VENV)-airflow-2/installed: requirements-airflow-2.txt pyproject.toml
+	$(call install,$(VENV)-airflow-2,requirements-airflow-2.txt)
 
 # What is pinned is installed, checked against its hashes, and nothing else: the package itself goes in
 # without dependencies and is built by the pinned hatchling.
-$(VENV)/installed: requirements-dev.txt pyproject.toml
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12 …"; exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	@touch $@
+	$(PYTHON) -m venv --clear $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(2)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(1)/installed
+endef

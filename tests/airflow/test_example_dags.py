@@ -4,96 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_provider_talkable.sandbox import Sandbox
-from tests.conftest import KEY, Sandboxes
-
-EXAMPLES = Path(__file__).parents[2] / "example_dags"
-LATE = {"status": "approved", "ad_rewarded": True}
-
-
-@dataclass
-class Airflow:
-    """An Airflow home of its own, in which DAGs are run by ``airflow dags test``."""
-
-    home: Path
-    sandbox: Sandbox
-
-    @property
-    def warehouse(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.home / "warehouse.sqlite")
-
-    def run(self, dag_id: str, *, folder: Path = EXAMPLES) -> str:
-        """Run a DAG and return all that was logged, at DEBUG level."""
-        host = self.sandbox.url.removeprefix("http://")
-        environment = {
-            **os.environ,
-            "AIRFLOW_HOME": str(self.home),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
-            "AIRFLOW_CONN_SHOP_WAREHOUSE": json.dumps(
-                {"conn_type": "sqlite", "host": str(self.home / "warehouse.sqlite")}
-            ),
-            "AIRFLOW_CONN_TALKABLE_DEFAULT": f"talkable://http://:{KEY}@{host}/?site_slug=my-store",
-        }
-        log = ""
-        for command in (["db", "migrate"], ["dags", "test", dag_id]):
-            done = subprocess.run(
-                [sys.executable, "-m", "airflow", *command],
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=False,
-            )
-            log += done.stdout + done.stderr
-        return log
-
-    def metadata(self, query: str) -> list[Any]:
-        with closing(sqlite3.connect(self.home / "airflow.db")) as database:
-            return database.execute(query).fetchall()
-
-    def states(self) -> dict[str, set[str]]:
-        states: dict[str, set[str]] = {}
-        for task_id, state in self.metadata("SELECT task_id, state FROM task_instance"):
-            states.setdefault(task_id, set()).add(state)
-        return states
-
-    def xcom(self, task_id: str, key: str) -> list[Any]:
-        query = f"SELECT value FROM xcom WHERE task_id = '{task_id}' AND key = '{key}' ORDER BY map_index"
-        values = [json.loads(value) for (value,) in self.metadata(query)]
-        return [json.loads(value) if isinstance(value, str) else value for value in values]
-
-
-@pytest.fixture
-def airflow(tmp_path: Path, sandboxes: Sandboxes) -> Airflow:
-    """A shop with the orders A to E: A to D were refunded today, E long ago; Talkable never saw D."""
-    sandbox = sandboxes(generation="seed")
-    for slug in "ABCE":
-        order = {"order_number": slug, "subtotal": 100, "referral": LATE if slug == "C" else {}}
-        sandbox.talkable.create_purchase("my-store", order)
-    now = datetime.now(UTC)
-    airflow = Airflow(tmp_path, sandbox)
-    with closing(airflow.warehouse) as warehouse, warehouse:
-        warehouse.execute("CREATE TABLE refunded_orders (order_number, refunded_at, refund_subtotal)")
-        for minutes, slug, subtotal in ((1, "A", None), (2, "B", 25.5), (3, "C", None), (4, "D", None)):
-            at = (now - timedelta(minutes=minutes)).isoformat()
-            warehouse.execute("INSERT INTO refunded_orders VALUES (?, ?, ?)", (slug, at, subtotal))
-        at = (now - timedelta(days=30)).isoformat()
-        warehouse.execute("INSERT INTO refunded_orders VALUES ('E', ?, NULL)", (at,))
-    return airflow
+from tests.airflow.conftest import Airflow
+from tests.conftest import KEY
 
 
 def by_slug(results: list[Any]) -> dict[str, Any]:

@@ -1,0 +1,169 @@
+"""The README's examples are run, and its tables are compared with the code."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+import airflow_provider_talkable
+from airflow_provider_talkable import Outcome, RefundResult
+from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.get_provider_info import get_provider_info
+from airflow_provider_talkable.hooks.talkable import TalkableHook
+from airflow_provider_talkable.operators.refund import LOSSES
+from airflow_provider_talkable.sandbox import Sandbox
+from airflow_provider_talkable.sandbox.__main__ import _parser
+from tests.airflow.conftest import Airflow
+
+ROOT = Path(__file__).parents[2]
+ReadConfig = Callable[[str], ClientConfig]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    """The commands of all console blocks, continued lines joined."""
+    text = "".join(blocks("console")).replace("\\\n", " ")
+    # A quoted JSON goes over two lines as it is.
+    return re.findall(r"(?:[^\n']|'[^']*')+", text)
+
+
+def tables() -> list[list[list[str]]]:
+    """The rows of each table, without its heading."""
+    found = re.findall(r"(?:^\|.*\n)+", README, re.MULTILINE)
+    return [
+        [[cell.strip() for cell in line.strip("|\n").split(" | ")] for line in table.splitlines()[2:]]
+        for table in found
+    ]
+
+
+def test_the_dag(airflow: Airflow) -> None:
+    dag, _ = blocks("python")
+    folder = airflow.home / "dags"
+    folder.mkdir()
+    (folder / "refunds.py").write_text(dag)
+    with closing(airflow.warehouse) as warehouse, warehouse:
+        warehouse.execute("DELETE FROM refunded_orders WHERE order_number = 'D'")
+        now = datetime.now(UTC).isoformat()
+        warehouse.execute("UPDATE refunded_orders SET refunded_at = ? WHERE order_number = 'B'", (now,))
+    log = airflow.run("refunds", folder=folder)
+    assert airflow.states() == {"refunded_orders": {"success"}, "refund": {"success"}}, log[-3000:]
+    [results] = airflow.xcom("refund", "return_value")
+    assert [result["origin_slug"] for result in results] == ["B"]
+
+
+def test_the_hook(sandbox: Sandbox, connect: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    connect(sandbox)
+    _, hook = blocks("python")
+    exec(hook, {})
+    assert "refunded None" in capsys.readouterr().out
+
+
+def test_the_result() -> None:
+    [result] = blocks("json")
+    assert list(json.loads(result)) == list(RefundResult("A", Outcome.REFUNDED).as_dict())
+
+
+@pytest.fixture
+def read_config(monkeypatch: pytest.MonkeyPatch) -> ReadConfig:
+    """Reads a connection the way Airflow reads an environment variable."""
+
+    def read(text: str) -> ClientConfig:
+        monkeypatch.setenv("AIRFLOW_CONN_README", text)
+        return TalkableHook("readme").get_conn().config
+
+    return read
+
+
+def test_the_connection_in_the_environment(read_config: ReadConfig) -> None:
+    exports = [shlex.split(c)[1].split("=", 1)[1] for c in commands() if c.startswith("export")]
+    assert len(exports) == 2
+    configs = {read_config(text) for text in exports}
+    assert configs == {ClientConfig.parse(api_key="YOUR_API_KEY", site_slug="my-store", auth_scheme="bearer")}
+    own_host = re.findall(r"`(talkable://:[^`]*)`", README)
+    assert [read_config(uri).base_url for uri in own_host] == ["https://refer.shop.example"]
+
+
+def test_the_connection_on_the_command_line(airflow: Airflow) -> None:
+    [command] = [c for c in commands() if c.startswith("airflow connections add")]
+    airflow.command("db", "migrate")
+    output = airflow.command(*shlex.split(command)[1:])
+    assert "Successfully added" in output
+    [row] = airflow.metadata("SELECT conn_type FROM connection WHERE conn_id = 'talkable_default'")
+    assert row == ("talkable",)
+
+
+def test_the_local_talkable(sandbox: Sandbox, read_config: ReadConfig) -> None:
+    [serve] = [c for c in commands() if "talkable.sandbox" in c]
+    options = _parser().parse_args(shlex.split(serve)[3:])
+    assert (options.port, options.generation, options.errors) == (8765, "seed", 0.02)
+
+    [uri] = re.findall(r"`(talkable://http://[^`]*)`", README)
+    config = read_config(uri)
+    assert (config.base_url, config.api_key) == ("http://127.0.0.1:8765", options.api_key)
+    assert config.site_slug == "my-store"
+
+    [register] = [c for c in commands() if c.startswith("curl")]
+    sandbox.talkable.sites["my-store"].clear()
+    register = register.replace("http://127.0.0.1:8765", sandbox.url).replace(
+        options.api_key, sandbox.api_key
+    )
+    done = subprocess.run([*shlex.split(register), "-s"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["ok"] is True
+    assert list(sandbox.talkable.sites["my-store"]) == ["B00K2EOONI"]
+
+
+def test_the_table_of_outcomes() -> None:
+    [rows] = [table for table in tables() if table[0][0] == "`refunded`"]
+    assert [row[0].strip("`") for row in rows] == list(Outcome)
+    assert [row[0].strip("`") for row in rows if row[2] == "fails"] == list(LOSSES)
+
+
+def test_the_table_of_connection_fields() -> None:
+    [rows] = [table for table in tables() if table[0][0].startswith("password")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    assert named == set(get_provider_info()["connection-types"][0]["conn-fields"])
+
+
+def test_the_table_of_messages_quotes_the_code() -> None:
+    [rows] = [table for table in tables() if table[0][0].startswith("`API key")]
+    said = []
+    for path in Path(airflow_provider_talkable.__path__[0]).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                said.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant):
+                said.append(str(node.value))
+    quoted = [quote for row in rows for quote in re.findall(r"`([^`]*)`", row[0])]
+    assert len(quoted) > 15
+    for quote in quoted:
+        assert any(quote in message for message in said), quote
+
+
+def test_the_make_targets() -> None:
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^)make ([a-z0-9-]+)", README, re.MULTILINE))
+    assert {"demo", "test", "lint"} <= named <= targets
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+    headings = {
+        re.sub(r"[^a-z ]", "", h.lower()).replace(" ", "-") for h in re.findall(r"^#+ (.*)", README, re.M)
+    }
+    for anchor in re.findall(r"\]\(#([^)]+)\)", README):
+        assert anchor in headings
