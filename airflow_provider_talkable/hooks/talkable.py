@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
-from airflow.providers.common.compat.sdk import BaseHook, Connection, mask_secret
+from airflow.providers.common.compat.sdk import BaseHook, Connection
 
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.retries import RetryPolicy
@@ -56,7 +55,8 @@ class TalkableHook(BaseHook):
         :raises InvalidConnection: if the connection cannot be used, naming the field and the remedy.
         """
         if self._client is None:
-            self._client = TalkableClient(self._config(), self._policy)
+            config = config_of(self.get_connection(self.talkable_conn_id))
+            self._client = TalkableClient(config, self._policy)
         return self._client
 
     @property
@@ -128,14 +128,6 @@ class TalkableHook(BaseHook):
                 "site_slug: is empty; put your Talkable site id there, e.g. my-store (Talkable dashboard)"
             )
         return found
-
-    def _config(self) -> ClientConfig:
-        config = config_of(self.get_connection(self.talkable_conn_id))
-        # Airflow masks the password it looked up, but not the forms it takes on the wire.
-        mask_secret(config.authorization.split(" ", 1)[1])
-        if config.proxy and (proxy_password := urlsplit(config.proxy).password):
-            mask_secret(proxy_password)
-        return config
 
     # Airflow 3.2 and later read the form from the provider's info and skip these two.
 

@@ -211,18 +211,6 @@ def test_errors_from_the_hook_can_be_pickled_without_the_key(sandbox: Sandbox, c
     assert KEY.encode() not in pickle.dumps(caught.value)
 
 
-def test_the_key_is_masked_in_the_form_it_takes_on_the_wire(
-    sandbox: Sandbox, connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from airflow_provider_talkable.hooks import talkable
-
-    masked: list[str] = []
-    monkeypatch.setattr(talkable, "mask_secret", masked.append)
-    connect(sandbox, extra="site_slug=my-store&proxy=http%3A%2F%2Fu%3Ahunter2%40127.0.0.1%3A1")
-    assert TalkableHook(max_attempts=1).get_conn().config.proxy
-    assert masked == ["aTl1aWw3blFnRGp1Y0NpVEp1Og==", "hunter2"]
-
-
 def test_no_answer_is_a_connection_error(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_TALKABLE_DEFAULT", f"talkable://http://:{KEY}@127.0.0.1:1/?site_slug=s")
     with pytest.raises(TalkableConnectionError, match="check the connection's host and port"):
