@@ -34,7 +34,7 @@ def get_provider_info() -> dict[str, Any]:
                         "host": "https://www.talkable.com",
                         "port": "fill in 443: the Test button fails without a port",
                         "schema": "https",
-                        "password": "Talkable dashboard: Site Settings, API",
+                        "password": "from the Talkable dashboard",
                     },
                 },
                 "conn-fields": {

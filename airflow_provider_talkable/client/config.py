@@ -144,9 +144,7 @@ def _is_this_machine(hostname: str) -> bool:
 
 def _api_key(key: str) -> str:
     if not key:
-        raise InvalidConnection(
-            "API key (password): is empty; copy it from Talkable's dashboard, Site Settings, API"
-        )
+        raise InvalidConnection("API key (password): is empty; copy it from Talkable's dashboard")
     if not _PRINTABLE.fullmatch(key) or ":" in key:
         raise InvalidConnection(
             "API key (password): holds characters that no API key has, such as a space, a colon or a "

@@ -14,6 +14,7 @@ from airflow_provider_talkable.protocol.errors import (
     InvalidRefund,
     TalkableConnectionError,
     TalkableError,
+    printable,
 )
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.refund import Refund
@@ -165,7 +166,7 @@ class TalkableRefundOperator(BaseOperator):
         losses = [result for result in results if not result.outcome.is_success]
         log = self.log.error if failures else self.log.warning
         for result in losses[:_SHOWN_LOSSES]:
-            log("%s: %s: %s", result.origin_slug, result.outcome, result.error_message)
+            log("%s: %s: %s", printable(result.origin_slug), result.outcome, result.error_message)
         if len(losses) > _SHOWN_LOSSES:
             log("… and %d more", len(losses) - _SHOWN_LOSSES)
         if len(results) == 1 and failures:

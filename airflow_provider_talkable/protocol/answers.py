@@ -211,7 +211,7 @@ def _message(payload: JsonObject | None) -> str:
     message = (payload or {}).get("error_message")
     if not isinstance(message, str):
         return ""
-    message = message.strip()
+    message = " ".join(message.split())
     return message if len(message) <= _MAX_MESSAGE else message[:_MAX_MESSAGE] + "…"
 
 

@@ -7,6 +7,11 @@ from typing import ClassVar
 from airflow_provider_talkable.protocol.outcomes import Outcome
 
 
+def printable(slug: str) -> str:
+    """A slug as it may stand in a log line: line breaks and other controls escaped."""
+    return slug if slug.isprintable() else ascii(slug)
+
+
 class TalkableError(Exception):
     """The base of every error this package raises about Talkable.
 
@@ -31,7 +36,7 @@ class TalkableError(Exception):
 
     def __str__(self) -> str:
         message = super().__str__()
-        return message if self.origin_slug is None else f"{self.origin_slug}: {message}"
+        return message if self.origin_slug is None else f"{printable(self.origin_slug)}: {message}"
 
 
 class InvalidConnection(TalkableError, ValueError):

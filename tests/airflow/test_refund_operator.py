@@ -331,6 +331,15 @@ def test_the_log_says_what_failed_and_why(shop: Sandbox, logged: Callable[[], st
     assert "and 10 more" in log
 
 
+def test_a_hostile_slug_or_answer_forges_no_log_line(shop: Sandbox, logged: Callable[[], str]) -> None:
+    shop.dials.next(Canned(422, b'{"ok": false, "error_message": "no\\nERROR forged"}'))
+    with pytest.raises(TalkableError, match="2 of 2 refunds failed"):
+        run(origin_slug=["A\nERROR forged", "B\u202e"])
+    log = logged()
+    assert "'A\\nERROR forged': rejected: no ERROR forged" in log
+    assert "\nERROR" not in log
+
+
 def test_redact_people_leaves_them_out_of_xcom_and_of_the_store(shop: Sandbox) -> None:
     ti, store = Try(), Store()
     run(origin_slug=["A"], ti=ti, store=store, redact_people=True)
