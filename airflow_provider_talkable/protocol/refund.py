@@ -208,9 +208,7 @@ def _instant(value: object) -> datetime | None:
             moment = datetime.combine(value, time())
         case _:
             raise _not_a_moment(value)
-    # pandas' NaT passes for a datetime and is equal to nothing.
-    if moment != moment:
-        raise _not_a_moment(value)
+    # pandas' NaT passes for a datetime; its year is NaN, which is in no range.
     if not 2000 <= moment.year < 2100:
         raise InvalidRefund.of(
             "refunded_at", value, "is a placeholder, not a date; leave it out or give the real one"

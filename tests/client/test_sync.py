@@ -163,6 +163,13 @@ def test_a_partial_refund_is_not(sandbox: Sandbox, clients: Clients, waits: Wait
     assert (result.attempts, len(sandbox.requests), waits) == (1, 1, [])
 
 
+def test_a_body_is_read_up_to_1_mib_even_if_it_is_talkables(sandbox: Sandbox, clients: Clients) -> None:
+    for padding, outcome in ((0, Outcome.REFUNDED), (1, Outcome.FAILED)):
+        body = b'{"ok": true}'.ljust(MAX_BODY_BYTES + padding)
+        sandbox.dials.next(Canned(200, body))
+        assert clients(sandbox, max_attempts=1).refund(FULL).outcome is outcome
+
+
 def test_a_partial_refund_is_sent_again_where_nothing_can_have_been_done(
     sandbox: Sandbox, clients: Clients, waits: Waits
 ) -> None:

@@ -66,6 +66,12 @@ def test_numpy_and_pandas_values_are_told_apart_by_what_they_are() -> None:
     for value in (pandas.NaT, pandas.NA, pandas.Series([7.0]).iloc[0]):
         with pytest.raises(InvalidRefund):
             parse(value)
+        with pytest.raises(InvalidRefund):
+            parse(refunded_at=value)
+    assert parse(refund_subtotal=pandas.Series([7.5]).iloc[0]).refund_subtotal == Decimal("7.5")
+    moment = parse(refunded_at=pandas.Timestamp("2020-04-27T00:00-07:00")).refunded_at
+    assert type(moment) is datetime
+    assert moment == datetime(2020, 4, 27, 7, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
