@@ -9,11 +9,7 @@ from typing import Any
 
 from tenacity import RetryCallState
 
-from airflow_provider_talkable.protocol.errors import (
-    TalkableError,
-    TalkableServerError,
-    TalkableThrottled,
-)
+from airflow_provider_talkable.protocol.errors import TalkableError, TalkableThrottled
 from airflow_provider_talkable.protocol.wire import Request
 
 log = logging.getLogger(__name__)
@@ -81,7 +77,7 @@ class Attempts:
             self.count -= 1
             pause = min(_LONGEST_PAUSE, 2.0 ** min(self._throttled, 10))
             self._throttled += 1
-            seconds = max(random.uniform(pause / 2, pause), error.retry_after or 0)
+            seconds = max(random.uniform(pause / 2, pause), _retry_after(error))
             self._waited_throttled += seconds
             return seconds
         backoff = random.uniform(0, min(_LONGEST_BACKOFF, 2.0 ** (self.count - 1)))
@@ -109,4 +105,4 @@ def _error(state: RetryCallState) -> BaseException | None:
 
 
 def _retry_after(error: BaseException | None) -> float:
-    return (error.retry_after or 0) if isinstance(error, TalkableServerError) else 0
+    return (error.retry_after or 0) if isinstance(error, TalkableError) else 0

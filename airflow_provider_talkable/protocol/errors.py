@@ -17,6 +17,7 @@ class TalkableError(Exception):
 
     :param message: What happened and what to do next. Never contains the API key.
     :param http_status: The status of the answer, where there was one.
+    :param retry_after: The seconds the answer asked to wait, where it said so.
     """
 
     outcome: ClassVar[Outcome] = Outcome.FAILED
@@ -28,9 +29,12 @@ class TalkableError(Exception):
     may_have_acted: bool = False
     """Whether Talkable may have carried the request out all the same."""
 
-    def __init__(self, message: str, *, http_status: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, http_status: int | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
         self.http_status = http_status
+        self.retry_after = retry_after
         self.origin_slug: str | None = None
         """The origin it is about, where it is about one; the message then begins with it."""
 
@@ -93,34 +97,16 @@ class TalkableRejected(TalkableError):
 
 
 class TalkableThrottled(TalkableError):
-    """429: too many requests for this site, whoever sent them.
-
-    :param retry_after: The seconds Talkable asked to wait, where it said so.
-    """
+    """429: too many requests for this site, whoever sent them."""
 
     outcome = Outcome.THROTTLED
 
-    def __init__(
-        self, message: str, *, http_status: int | None = None, retry_after: float | None = None
-    ) -> None:
-        super().__init__(message, http_status=http_status)
-        self.retry_after = retry_after
-
 
 class TalkableServerError(TalkableError):
-    """A 5xx: Talkable, or a proxy before it, failed.
-
-    :param retry_after: The seconds the answer asked to wait, where it said so.
-    """
+    """A 5xx: Talkable, or a proxy before it, failed."""
 
     retryable = True
     may_have_acted = True
-
-    def __init__(
-        self, message: str, *, http_status: int | None = None, retry_after: float | None = None
-    ) -> None:
-        super().__init__(message, http_status=http_status)
-        self.retry_after = retry_after
 
 
 class TalkableConnectionError(TalkableError):

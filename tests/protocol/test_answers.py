@@ -107,7 +107,8 @@ HTML = b"<!DOCTYPE html><title>Maintenance</title>"
     "body",
     [
         b"", HTML, b"\xff\xfe", b"[]", b'"ok"', b"null", b"5", b'{"ok": tr', b'{"ok": NaN}', b"{}",
-        b'{"ok": "true"}', b'{"ok": 1}', b'{"result": {}}', b'{"ok": true, "result": {"id": NaN}}', b"[" * 100_000, b'{"ok":' + b"9" * 5000 + b"}",
+        b'{"ok": "true"}', b'{"ok": 1}', b'{"result": {}}',
+        b'{"ok": true, "result": {"id": NaN}}', b"[" * 100_000, b'{"ok":' + b"9" * 5000 + b"}",
     ],
     ids=lambda body: repr(body[:16]),
 )  # fmt: skip
