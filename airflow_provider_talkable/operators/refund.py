@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_talkable.hooks.talkable import TalkableHook
+
+log = logging.getLogger(__name__)
 
 LOSSES = tuple(outcome for outcome in Outcome if not outcome.is_success)
 """The outcomes after which Talkable does not, or may not, have the refund."""
@@ -162,13 +165,13 @@ class TalkableRefundOperator(BaseOperator):
 
     def _report(self, results: list[RefundResult]) -> None:
         failures = [result for result in results if result.outcome in self.fail_on]
-        self.log.info("Refunds: %s", _tally(results) or "none")
+        log.info("Refunds: %s", _tally(results) or "none")
         losses = [result for result in results if not result.outcome.is_success]
-        log = self.log.error if failures else self.log.warning
+        level = logging.ERROR if failures else logging.WARNING
         for result in losses[:_SHOWN_LOSSES]:
-            log("%s: %s: %s", printable(result.origin_slug), result.outcome, result.error_message)
+            log.log(level, "%s: %s: %s", printable(result.origin_slug), result.outcome, result.error_message)
         if len(losses) > _SHOWN_LOSSES:
-            log("… and %d more", len(losses) - _SHOWN_LOSSES)
+            log.log(level, "… and %d more", len(losses) - _SHOWN_LOSSES)
         if len(results) == 1 and failures:
             failures[0].raise_for_outcome()
         if failures:
@@ -197,6 +200,8 @@ class _Batch:
                 self._answers[refund] = earlier
             else:
                 pending.append(refund)
+        if self._answers:
+            log.info("Not sent again after an earlier try of this task: %d", len(self._answers))
         if pending:
             results = hook.refund_many(self._on_their_way(pending))
             for refund, result in zip(pending, results, strict=True):

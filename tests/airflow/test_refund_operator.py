@@ -337,7 +337,7 @@ def test_a_hostile_slug_or_answer_forges_no_log_line(shop: Sandbox, logged: Call
         run(origin_slug=["A\nERROR forged", "B\u202e"])
     log = logged()
     assert "'A\\nERROR forged': rejected: no ERROR forged" in log
-    assert "\nERROR" not in log
+    assert "\nERROR forged" not in log
 
 
 def test_redact_people_leaves_them_out_of_xcom_and_of_the_store(shop: Sandbox) -> None:
@@ -373,7 +373,7 @@ def test_what_was_learned_is_kept_when_the_task_is_stopped(
 class TestRetries:
     """A task retry must not send again what an earlier try has settled."""
 
-    def test_nothing_settled_is_sent_again(self, shop: Sandbox) -> None:
+    def test_nothing_settled_is_sent_again(self, shop: Sandbox, logged: Callable[[], str]) -> None:
         store = Store()
         slugs = ["A", "late", "E", "B"]
         with pytest.raises(TalkableOriginNotFound):
@@ -386,6 +386,7 @@ class TestRetries:
         assert outcomes(results) == ["refunded", "refunded", "already_refunded", "refunded"]
         assert results[0]["referral"]["status"] == "voided"
         assert ti.xcom["results"] == results
+        assert "Not sent again after an earlier try of this task: 3" in logged()
 
     @pytest.mark.parametrize("store", [Store(), None], ids=["Airflow 3.3", "earlier Airflow"])
     def test_a_partial_refund_in_doubt_is_not_sent_again(self, shop: Sandbox, store: Store | None) -> None:
