@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from airflow_provider_talkable import __version__
 from airflow_provider_talkable.protocol.errors import InvalidConnection
@@ -82,6 +82,12 @@ class ClientConfig:
     def authorization(self) -> str:
         """The value of the Authorization header."""
         return self.auth_scheme.authorization(self.api_key)
+
+    def without_key(self, body: bytes) -> bytes:
+        """An answer's body without the key: some proxies' error pages quote the request's headers."""
+        for secret in (self.authorization.split(" ", 1)[1], quote(self.api_key, safe=""), self.api_key):
+            body = body.replace(secret.encode("ascii"), b"***")
+        return body
 
 
 def _text(value: object) -> str:

@@ -6,13 +6,13 @@ import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import requests
 from requests.auth import AuthBase
 from tenacity import Retrying
 from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError, ReadTimeoutError
 
+from airflow_provider_talkable.client import failures
 from airflow_provider_talkable.client.config import USER_AGENT, ClientConfig
 from airflow_provider_talkable.client.retries import Attempts, RetryPolicy
 from airflow_provider_talkable.protocol.answers import (
@@ -25,13 +25,10 @@ from airflow_provider_talkable.protocol.errors import (
     TalkableAuthError,
     TalkableConnectionError,
     TalkableError,
-    TalkableProtocolError,
 )
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.protocol.wire import Request, campaigns_request, refund_request
-
-MAX_BODY_BYTES = 1024 * 1024
 
 T = TypeVar("T")
 
@@ -135,7 +132,7 @@ class TalkableClient:
             ) as answer:
                 return Response(
                     status=answer.status_code,
-                    body=self._without_key(self._read_body(answer)),
+                    body=self.config.without_key(self._read_body(answer)),
                     content_type=answer.headers.get("Content-Type", ""),
                     retry_after=seconds_to_wait(
                         answer.headers.get("Retry-After"), answer.headers.get("Date")
@@ -153,67 +150,29 @@ class TalkableClient:
             # Not by iter_content: that waits for a chunk to fill, however slowly it drips in.
             while chunk := answer.raw.read1(64 * 1024, decode_content=True):
                 body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise TalkableProtocolError(
-                        f"HTTP {answer.status_code} with a body of more than {MAX_BODY_BYTES} bytes; "
-                        "a proxy answered in Talkable's place",
-                        http_status=answer.status_code,
-                    )
+                if len(body) > failures.MAX_BODY_BYTES:
+                    raise failures.too_long(answer.status_code)
                 if time.monotonic() > deadline:
-                    raise self._no_answer_in_time()
+                    raise failures.no_answer_in_time(self.config)
         except ReadTimeoutError:
-            raise self._no_answer_in_time() from None
+            raise failures.no_answer_in_time(self.config) from None
         except HTTPError as error:
-            raise self._broken(error) from None
+            raise failures.broken(self.config, error) from None
         return bytes(body)
 
-    def _without_key(self, body: bytes) -> bytes:
-        """Some proxies' error pages quote the request's headers; what is logged must not."""
-        key = self.config.api_key
-        for secret in (self.config.authorization.split(" ", 1)[1], quote(key, safe=""), key):
-            body = body.replace(secret.encode("ascii"), b"***")
-        return body
-
     def _connection_error(self, error: requests.RequestException) -> TalkableConnectionError:
-        where = self.config.base_url
         if isinstance(error, requests.ConnectTimeout):
-            return TalkableConnectionError(
-                f"No connection to {where} within {self.config.timeout:g} s", request_sent=False
-            )
+            return failures.no_connection_in_time(self.config)
         if isinstance(error, requests.Timeout):
-            return self._no_answer_in_time()
+            return failures.no_answer_in_time(self.config)
         if isinstance(error, requests.exceptions.ProxyError):
-            return TalkableConnectionError(
-                f"The proxy did not connect to {where}; check the connection's proxy",
-                request_sent=False,
-            )
+            return failures.no_proxy(self.config)
         reason = _reason(error)
-        if isinstance(reason, ssl.SSLCertVerificationError):
-            return TalkableConnectionError(
-                f"The certificate of {where} is not trusted ({reason.verify_message}); "
-                "check the connection's host and ca_bundle",
-                request_sent=False,
-            )
         if isinstance(reason, ssl.SSLError):
-            return TalkableConnectionError(
-                f"TLS with {where} failed ({reason.reason}); check the connection's host, schema and port"
-            )
+            return failures.tls_failed(self.config, reason)
         if isinstance(reason, NewConnectionError):
-            return TalkableConnectionError(
-                f"No connection to {where}; check the connection's host and port, and the network",
-                request_sent=False,
-            )
-        return self._broken(error)
-
-    def _no_answer_in_time(self) -> TalkableConnectionError:
-        return TalkableConnectionError(
-            f"No complete answer from {self.config.base_url} within {self.config.timeout:g} s"
-        )
-
-    def _broken(self, error: Exception) -> TalkableConnectionError:
-        return TalkableConnectionError(
-            f"The connection to {self.config.base_url} broke ({type(error).__name__})"
-        )
+            return failures.no_connection(self.config)
+        return failures.broken(self.config, error)
 
 
 class _Authorization(AuthBase):

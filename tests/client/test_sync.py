@@ -24,7 +24,7 @@ from airflow_provider_talkable import (
     TalkableThrottled,
     __version__,
 )
-from airflow_provider_talkable.client.sync import MAX_BODY_BYTES
+from airflow_provider_talkable.client.failures import MAX_BODY_BYTES
 from airflow_provider_talkable.sandbox import Canned, Reset, Sandbox, Truncated
 from tests.conftest import KEY, Clients, Sandboxes, Waits
 
