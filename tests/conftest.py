@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,8 @@ os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="talkable-tests-")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
 
+from airflow_provider_talkable import Refund, RefundResult
+from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.client.sync import TalkableClient
@@ -22,7 +26,7 @@ from airflow_provider_talkable.sandbox import Sandbox
 KEY = "i9uil7nQgDjucCiTJu"
 
 Sandboxes = Callable[..., Sandbox]
-Clients = Callable[..., TalkableClient]
+Clients = Callable[..., "TalkableClient | Asynchronous"]
 
 
 @pytest.fixture
@@ -56,18 +60,46 @@ def waits() -> Waits:
     return Waits()
 
 
-@pytest.fixture
-def clients(waits: Waits) -> Iterator[Clients]:
-    """Makes clients of a sandbox, or of any URL; their waits go to ``waits``."""
+class Asynchronous:
+    """The asynchronous client, behind the synchronous one's methods."""
+
+    def __init__(self, config: ClientConfig, policy: RetryPolicy, waits: Waits) -> None:
+        async def sleep(seconds: float) -> None:
+            waits(seconds)
+
+        self.config = config
+        self._runner = asyncio.Runner()
+        self._client = AsyncTalkableClient(config, policy, sleep=sleep)
+
+    def __enter__(self) -> Asynchronous:
+        self._runner.run(self._client.__aenter__())
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._runner.run(self._client.__aexit__())
+        self._runner.close()
+
+    def refund(self, refund: Refund) -> RefundResult:
+        return self._runner.run(self._client.refund(refund))
+
+    def campaigns(self, site_slug: str) -> list[dict[str, Any]]:
+        return self._runner.run(self._client.campaigns(site_slug))
+
+
+@pytest.fixture(params=["requests", "aiohttp"])
+def clients(request: pytest.FixtureRequest, waits: Waits) -> Iterator[Clients]:
+    """Makes clients, of either kind, of a sandbox or of any URL; their waits go to ``waits``."""
     with ExitStack() as opened:
 
         def make(
             to: Sandbox | str, *, max_attempts: int = 5, throttle_patience: float = 300, **fields: object
-        ) -> TalkableClient:
+        ) -> TalkableClient | Asynchronous:
             config = ClientConfig.parse(
                 **({"host": to if isinstance(to, str) else to.url, "api_key": KEY} | fields)
             )
             policy = RetryPolicy(max_attempts, throttle_patience)
+            if request.param == "aiohttp":
+                return opened.enter_context(Asynchronous(config, policy, waits))
             return opened.enter_context(TalkableClient(config, policy, sleep=waits))
 
         yield make

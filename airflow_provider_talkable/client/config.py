@@ -183,6 +183,6 @@ def _ca_bundle(path: str) -> str | None:
 
 
 def _proxy(url: str) -> str | None:
-    if url and not re.match(r"(https?|socks[45]h?)://[^\s/]", url):
+    if url and not re.match(r"https?://[^\s/]", url):
         raise InvalidConnection("proxy: give a URL such as http://proxy.example.com:3128")
     return url or None

@@ -47,7 +47,7 @@ class Pacer:
         max_rate: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._clock = clock
+        self.clock = clock
         self._max_rate = max_rate or math.inf
         self._initial_rate = min(initial_rate or math.inf, self._max_rate)
         self._rate = self._initial_rate
@@ -65,7 +65,7 @@ class Pacer:
 
     def seconds_to_wait(self) -> float:
         """Take the next place if it is free (0), or say when to ask again."""
-        now = self._clock()
+        now = self.clock()
         self._grow(now)
         wait = max(self._paused_until, self._next_at) - now
         if wait > 0:
@@ -78,7 +78,7 @@ class Pacer:
 
         :param sent_at: When its request was sent, by the pacer's clock.
         """
-        self._accepted.add(self._clock())
+        self._accepted.add(self.clock())
         if sent_at > self._cut_at:
             self._successes += 1
             if self._successes >= _SUCCESSES_TO_FORGET:
@@ -90,7 +90,7 @@ class Pacer:
         :param sent_at: When its request was sent, by the pacer's clock.
         :param retry_after: The seconds it asked to wait, where it said so.
         """
-        now = self._clock()
+        now = self.clock()
         if self._ceiling is not None and sent_at <= self._cut_at:
             return
         self._grow(now)
@@ -119,7 +119,9 @@ class Pacer:
         elif self._rate < _BEYOND * self._ceiling:
             rate = self._rate + _PROBE * self._ceiling * seconds
         else:
-            rate = min(self._rate * _GROWTH_BEYOND**seconds, max(self._rate, 2 * self._accepted.per_second(now)))
+            rate = min(
+                self._rate * _GROWTH_BEYOND**seconds, max(self._rate, 2 * self._accepted.per_second(now))
+            )
         self._rate = min(rate, self._max_rate)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import requests
@@ -22,7 +22,6 @@ from airflow_provider_talkable.protocol.answers import (
     seconds_to_wait,
 )
 from airflow_provider_talkable.protocol.errors import (
-    TalkableAuthError,
     TalkableConnectionError,
     TalkableError,
 )
@@ -80,21 +79,6 @@ class TalkableClient:
         except TalkableError as error:
             return RefundResult.from_error(refund, error, attempts=attempts.count)
         return RefundResult.from_answer(refund, answer, http_status=response.status, attempts=attempts.count)
-
-    def refund_many(self, refunds: Iterable[Refund]) -> Iterator[RefundResult]:
-        """Send refunds one after the other and yield their results in the same order.
-
-        Once Talkable has refused the key, the rest is ``aborted``: no other request can succeed.
-        """
-        refused: TalkableAuthError | None = None
-        for refund in refunds:
-            if refused is not None:
-                yield RefundResult.not_tried(refund, refused)
-                continue
-            result = self.refund(refund)
-            if isinstance(result.error, TalkableAuthError):
-                refused = result.error
-            yield result
 
     def campaigns(self, site_slug: str) -> list[dict[str, Any]]:
         """The site's campaigns, from ``GET /api/v2/campaigns``; changes nothing.

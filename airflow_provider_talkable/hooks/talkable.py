@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import BaseHook, Connection
 
+from airflow_provider_talkable.client.concurrent import Pace, refund_many
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.client.sync import TalkableClient
@@ -28,6 +29,10 @@ class TalkableHook(BaseHook):
     :param site_slug: The Talkable site id of refunds that name none; default: the connection's.
     :param max_attempts: How many times a request is sent before its failure stands.
     :param throttle_patience: Seconds to wait in all while Talkable answers 429 to one request.
+    :param max_in_flight: How many requests :meth:`refund_many` has under way at a time.
+    :param initial_rate: Requests per second it begins with, for each site, doubled each second until
+        Talkable first answers 429; ``None``: unpaced until then.
+    :param max_rate: Requests per second it never exceeds, for each site.
     """
 
     conn_name_attr = "talkable_conn_id"
@@ -42,11 +47,15 @@ class TalkableHook(BaseHook):
         site_slug: str | None = None,
         max_attempts: int = 5,
         throttle_patience: float = 300.0,
+        max_in_flight: int = 16,
+        initial_rate: float | None = 5.0,
+        max_rate: float | None = None,
     ) -> None:
         super().__init__()
         self.talkable_conn_id = talkable_conn_id
         self._site_slug = site_slug
         self._policy = RetryPolicy(max_attempts, throttle_patience)
+        self._pace = Pace(max_in_flight, initial_rate, max_rate)
         self._client: TalkableClient | None = None
 
     def get_conn(self) -> TalkableClient:
@@ -93,11 +102,12 @@ class TalkableHook(BaseHook):
         return result
 
     def refund_many(self, refunds: Iterable[Refund]) -> Iterator[RefundResult]:
-        """Send refunds and yield what became of each, in the same order; none stops the others.
+        """Send refunds, several at a time, and yield what became of each, in the same order.
 
-        Only a refused API key does: the refunds after it are ``aborted``.
+        It begins gently and learns from Talkable's 429s how fast the site takes them. No refund
+        stops the others; only a refused API key does: those after it are ``aborted``.
         """
-        return self.get_conn().refund_many(refunds)
+        return refund_many(self.get_conn().config, self._policy, self._pace, refunds)
 
     def campaigns(self, site_slug: str | None = None) -> list[dict[str, Any]]:
         """The site's campaigns: ``GET /api/v2/campaigns``.

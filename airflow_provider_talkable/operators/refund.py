@@ -190,7 +190,7 @@ class _Batch:
         self._refunds = refunds
         self._tries = tries
         self._answers: dict[Refund, RefundResult] = {}
-        self._last_sent: Refund | None = None
+        self._on_their_way: set[Refund] = set()
 
     def send(self, hook: TalkableHook) -> None:
         """Send what no earlier try has settled."""
@@ -203,7 +203,7 @@ class _Batch:
         if self._answers:
             log.info("Not sent again after an earlier try of this task: %d", len(self._answers))
         if pending:
-            results = hook.refund_many(self._on_their_way(pending))
+            results = hook.refund_many(self._send_off(pending))
             for refund, result in zip(pending, results, strict=True):
                 self._answers[refund] = result
                 self._tries.keep(refund, result)
@@ -215,15 +215,15 @@ class _Batch:
     def _result(self, refund: Refund) -> RefundResult:
         if refund in self._answers:
             return self._answers[refund]
-        if refund == self._last_sent:
+        if refund in self._on_their_way:
             stopped = TalkableConnectionError("The task was stopped before the answer came")
             return RefundResult.from_error(refund, stopped, attempts=1)
         return RefundResult.not_tried(refund, TalkableError("the task was stopped first"))
 
-    def _on_their_way(self, refunds: list[Refund]) -> Iterator[Refund]:
+    def _send_off(self, refunds: list[Refund]) -> Iterator[Refund]:
         for refund in refunds:
             self._tries.will_send(refund)
-            self._last_sent = refund
+            self._on_their_way.add(refund)
             yield refund
 
 

@@ -22,7 +22,9 @@ class Simulation:
     :param latency: Seconds from sending to the answer.
     """
 
-    def __init__(self, limit: float, *, latency: float = 0.02, workers: int = 1, **pacing: float | None) -> None:
+    def __init__(
+        self, limit: float, *, latency: float = 0.02, workers: int = 1, **pacing: float | None
+    ) -> None:
         self.now = 0.0
         self.dials = Dials(rate_limit=limit)
         self.pacers = [Pacer(clock=lambda: self.now, **pacing) for _ in range(workers)]

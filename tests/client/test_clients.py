@@ -1,4 +1,4 @@
-"""The synchronous client against a sandbox over real HTTP."""
+"""Both clients against a sandbox over real HTTP: they behave alike."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import pytest
 from airflow_provider_talkable import (
     Outcome,
     Refund,
-    TalkableAuthError,
     TalkableConnectionError,
     TalkableProtocolError,
     TalkableThrottled,
@@ -235,21 +234,6 @@ def test_a_redirect_is_not_followed(sandboxes: Sandboxes, sandbox: Sandbox, clie
     assert result.outcome is Outcome.FAILED
     assert elsewhere.url in (result.error_message or "")
     assert not elsewhere.requests
-
-
-def test_a_refused_key_aborts_the_rest_unsent(sandbox: Sandbox, clients: Clients) -> None:
-    refunds = [Refund.parse(slug, site_slug="my-store") for slug in "ABC"]
-    results = list(clients(sandbox, api_key="wrong").refund_many(refunds))
-    assert [r.outcome for r in results] == [Outcome.ABORTED] * 3
-    assert [r.attempts for r in results] == [1, 0, 0]
-    assert all(isinstance(r.error, TalkableAuthError) for r in results)
-    assert len(sandbox.requests) == 1
-
-
-def test_a_row_that_fails_does_not_stop_the_rows_after_it(sandbox: Sandbox, clients: Clients) -> None:
-    refunds = [Refund.parse(slug, site_slug="my-store") for slug in ("unknown", "B00K2EOONI")]
-    results = list(clients(sandbox).refund_many(refunds))
-    assert [r.outcome for r in results] == [Outcome.NOT_FOUND, Outcome.REFUNDED]
 
 
 def test_an_answer_that_does_not_come_in_time(sandbox: Sandbox, clients: Clients) -> None:

@@ -1,0 +1,223 @@
+"""The asynchronous client, on aiohttp: many requests to one host at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+import requests
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
+from tenacity import AsyncRetrying
+from yarl import URL
+
+from airflow_provider_talkable.client import failures
+from airflow_provider_talkable.client.config import USER_AGENT, ClientConfig
+from airflow_provider_talkable.client.pacing import Pacer
+from airflow_provider_talkable.client.retries import Attempts, RetryPolicy
+from airflow_provider_talkable.protocol.answers import (
+    Response,
+    read_campaigns,
+    read_refund,
+    seconds_to_wait,
+)
+from airflow_provider_talkable.protocol.errors import (
+    TalkableAuthError,
+    TalkableConnectionError,
+    TalkableError,
+    TalkableThrottled,
+)
+from airflow_provider_talkable.protocol.refund import Refund
+from airflow_provider_talkable.protocol.results import RefundResult
+from airflow_provider_talkable.protocol.wire import Request, campaigns_request, refund_request
+
+T = TypeVar("T")
+
+
+class AsyncTalkableClient:
+    """Sends requests to one Talkable host over kept-alive connections, as many as are awaited at once.
+
+    It belongs to one event loop and is used as an asynchronous context manager.
+
+    :param config: Where to and with which key.
+    :param policy: How long a request is worth trying.
+    :param new_pacer: Makes the pacer of each site; ``None``: refunds are not paced.
+    :param sleep: What waits between attempts; takes seconds.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        policy: RetryPolicy | None = None,
+        *,
+        new_pacer: Callable[[], Pacer] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.config = config
+        self._policy = policy or RetryPolicy()
+        self._new_pacer = new_pacer
+        self._sleep = sleep
+        self._gates: dict[str, _Gate] = {}
+        self._refused: TalkableAuthError | None = None
+
+    async def __aenter__(self) -> AsyncTalkableClient:
+        proxy, trusted = _environment(self.config)
+        timeout = self.config.timeout
+        self._session = aiohttp.ClientSession(
+            # In flight are as many as the caller awaits; the pool is not to be a second limit.
+            connector=aiohttp.TCPConnector(limit=0, ssl=trusted),
+            headers={
+                "User-Agent": USER_AGENT,
+                "Accept": "application/json",
+                "Authorization": self.config.authorization,
+            },
+            timeout=aiohttp.ClientTimeout(total=2 * timeout, sock_connect=timeout, sock_read=timeout),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            proxy=proxy,
+        )
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._session.close()
+
+    async def refund(self, refund: Refund) -> RefundResult:
+        """Send one refund and say what became of it; an error becomes its outcome.
+
+        Like :meth:`TalkableClient.refund`, and paced. Once Talkable has refused the key nothing more
+        is sent: no other request can succeed.
+        """
+        request = refund_request(refund)
+        attempts = Attempts(self._policy, request)
+        try:
+            response, answer = await self._send(request, read_refund, attempts, site_slug=refund.site_slug)
+        except TalkableError as error:
+            if attempts.count == 0 and error is self._refused:
+                return RefundResult.not_tried(refund, error)
+            if isinstance(error, TalkableAuthError):
+                self._refused = error
+            return RefundResult.from_error(refund, error, attempts=attempts.count)
+        return RefundResult.from_answer(refund, answer, http_status=response.status, attempts=attempts.count)
+
+    async def campaigns(self, site_slug: str) -> list[dict[str, Any]]:
+        """The site's campaigns, from ``GET /api/v2/campaigns``; changes nothing.
+
+        :raises TalkableError: the one that fits what went wrong.
+        """
+        request = campaigns_request(site_slug)
+        attempts = Attempts(self._policy, request)
+        _, campaigns = await self._send(request, read_campaigns, attempts, site_slug=site_slug)
+        return campaigns
+
+    async def _send(
+        self, request: Request, read: Callable[[Response], T], attempts: Attempts, *, site_slug: str
+    ) -> tuple[Response, T]:
+        async def attempt() -> tuple[Response, T]:
+            self._stop_if_refused()
+            pacer, sent_at = await self._take_place(site_slug)
+            self._stop_if_refused()
+            attempts.count += 1
+            response = await self._exchange(request)
+            try:
+                answer = read(response)
+            except TalkableThrottled as error:
+                if pacer:
+                    pacer.throttled(sent_at, error.retry_after)
+                raise
+            finally:
+                if pacer and response.status != 429:
+                    pacer.accepted(sent_at)
+            return response, answer
+
+        return await AsyncRetrying(sleep=self._sleep, **attempts.for_tenacity)(attempt)
+
+    def _stop_if_refused(self) -> None:
+        if self._refused:
+            raise self._refused
+
+    async def _take_place(self, site_slug: str) -> tuple[Pacer | None, float]:
+        """Wait until the site's pacer lets the next request through; say when that was."""
+        if self._new_pacer is None:
+            return None, 0.0
+        gate = self._gates.get(site_slug)
+        if gate is None:
+            gate = self._gates[site_slug] = _Gate(self._new_pacer())
+        # One at a time, in the order of asking: who asks again after a 429 does not overtake.
+        async with gate.queue:
+            while (wait := gate.pacer.seconds_to_wait()) > 0:
+                await asyncio.sleep(wait)
+            return gate.pacer, gate.pacer.clock()
+
+    async def _exchange(self, request: Request) -> Response:
+        try:
+            async with self._session.request(
+                request.method,
+                # Already encoded: yarl would decode what need not be encoded and encode it its own way.
+                URL(self.config.base_url + request.path, encoded=True),
+                data=request.body,
+                headers={"Content-Type": "application/json"} if request.body else None,
+                allow_redirects=False,
+            ) as answer:
+                return Response(
+                    status=answer.status,
+                    body=self.config.without_key(await _read_body(answer)),
+                    content_type=answer.headers.get("Content-Type", ""),
+                    retry_after=seconds_to_wait(
+                        answer.headers.get("Retry-After"), answer.headers.get("Date")
+                    ),
+                    location=answer.headers.get("Location", ""),
+                )
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._connection_error(error) from None
+
+    def _connection_error(self, error: Exception) -> TalkableConnectionError:
+        match error:
+            case aiohttp.ConnectionTimeoutError():
+                return failures.no_connection_in_time(self.config)
+            case TimeoutError():
+                return failures.no_answer_in_time(self.config)
+            case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
+                return failures.no_proxy(self.config)
+            case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLError() as reason):
+                return failures.tls_failed(self.config, reason)
+            case aiohttp.ClientConnectorSSLError(os_error=ssl.SSLError() as reason):
+                return failures.tls_failed(self.config, reason)
+            case aiohttp.ClientConnectorError():
+                return failures.no_connection(self.config)
+            case _:
+                return failures.broken(self.config, error)
+
+
+class _Gate:
+    """A site's pacer and the queue before it."""
+
+    def __init__(self, pacer: Pacer) -> None:
+        self.pacer = pacer
+        self.queue = asyncio.Lock()
+
+
+async def _read_body(answer: aiohttp.ClientResponse) -> bytes:
+    """Read the body to its end, but no further than 1 MiB."""
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > failures.MAX_BODY_BYTES:
+            raise failures.too_long(answer.status)
+    return bytes(body)
+
+
+def _environment(config: ClientConfig) -> tuple[str | None, ssl.SSLContext]:
+    """The proxy and the trusted certificates, chosen as requests chooses them for the other client."""
+    url = config.base_url
+    given = {"all": config.proxy} if config.proxy else {}
+    with requests.Session() as session:
+        chosen = session.merge_environment_settings(url, given, None, config.ca_bundle or True, None)
+    # True stands for the bundle that requests brings.
+    bundle = chosen["verify"] if isinstance(chosen["verify"], str) else DEFAULT_CA_BUNDLE_PATH
+    if Path(bundle).is_dir():
+        trusted = ssl.create_default_context(capath=bundle)
+    else:
+        trusted = ssl.create_default_context(cafile=bundle)
+    return select_proxy(url, chosen["proxies"]), trusted
