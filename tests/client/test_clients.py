@@ -24,6 +24,7 @@ from airflow_provider_talkable import (
     __version__,
 )
 from airflow_provider_talkable.client.failures import MAX_BODY_BYTES
+from airflow_provider_talkable.protocol.wire import refund_request
 from airflow_provider_talkable.sandbox import Canned, Reset, Sandbox, Truncated
 from tests.conftest import KEY, Clients, Sandboxes, Waits
 
@@ -97,9 +98,11 @@ HOSTILE = [
 @pytest.mark.parametrize("slug", HOSTILE, ids=lambda s: ascii(s)[:20])
 def test_any_slug_arrives_as_it_is(sandbox: Sandbox, clients: Clients, slug: str) -> None:
     sandbox.talkable.create_purchase("my-store", {"order_number": slug})
-    result = clients(sandbox).refund(Refund.parse(slug, site_slug="my-store"))
+    refund = Refund.parse(slug, site_slug="my-store")
+    result = clients(sandbox).refund(refund)
     assert (result.outcome, result.origin_slug) == (Outcome.REFUNDED, slug)
     assert sandbox.requests[-1]["path"].count("/") == 5
+    assert sandbox.requests[-1]["path"] == refund_request(refund).path
 
 
 def test_details_arrive(sandbox: Sandbox, clients: Clients) -> None:

@@ -95,7 +95,8 @@ def test_a_429_pauses_all_and_loses_nothing(sandboxes: Sandboxes) -> None:
     results = list(send(sandbox, refunds))
     assert {r.outcome for r in results} == {Outcome.REFUNDED}
     assert {r.attempts for r in results} == {1}
-    assert len(sandbox.requests) > 60
+    # Each request that waited for itself alone would meet some thirty.
+    assert 0 < len(sandbox.requests) - 60 <= 15
 
 
 def test_each_site_has_a_pace_of_its_own(sandboxes: Sandboxes) -> None:
