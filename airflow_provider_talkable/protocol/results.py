@@ -64,7 +64,8 @@ class RefundResult:
         outside Talkable can be sure that a repeat is not counted again.
         """
         in_doubt = refund.is_partial and error.may_have_acted
-        message = f"{error}; {_DOUBT}" if in_doubt else str(error)
+        # Without the origin that its text begins with once it is about one: a refused key is about many.
+        message = f"{error.args[0]}; {_DOUBT}" if in_doubt else str(error.args[0])
         error.args = (message,)
         error.origin_slug = refund.origin_slug
         return cls(

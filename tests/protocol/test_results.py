@@ -14,6 +14,7 @@ from airflow_provider_talkable import (
     Outcome,
     Refund,
     RefundResult,
+    TalkableAuthError,
     TalkableConnectionError,
     TalkableError,
     TalkableServerError,
@@ -57,6 +58,14 @@ def test_an_error_names_the_order_and_a_result_quotes_talkable() -> None:
     with pytest.raises(TalkableServerError, match="^A: boom$") as caught:
         result.raise_for_outcome()
     assert caught.value.http_status == 500
+
+
+def test_one_error_may_end_several_refunds() -> None:
+    error = TalkableAuthError("key refused", http_status=401)
+    for slug in ("A", "B"):
+        result = RefundResult.from_error(Refund.parse(slug, site_slug="s"), error, attempts=1)
+        assert result.error_message == "key refused"
+    assert str(error) == "B: key refused"
 
 
 @pytest.mark.parametrize("name", [n for n in package.__all__ if n[0] in "TI"])
