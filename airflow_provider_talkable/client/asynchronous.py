@@ -22,7 +22,6 @@ from airflow_provider_talkable.protocol.answers import (
     Response,
     read_campaigns,
     read_refund,
-    seconds_to_wait,
 )
 from airflow_provider_talkable.protocol.errors import (
     TalkableAuthError,
@@ -160,15 +159,8 @@ class AsyncTalkableClient:
                 headers={"Content-Type": "application/json"} if request.body else None,
                 allow_redirects=False,
             ) as answer:
-                return Response(
-                    status=answer.status,
-                    body=self.config.without_key(await _read_body(answer)),
-                    content_type=answer.headers.get("Content-Type", ""),
-                    retry_after=seconds_to_wait(
-                        answer.headers.get("Retry-After"), answer.headers.get("Date")
-                    ),
-                    location=answer.headers.get("Location", ""),
-                )
+                body = self.config.without_key(await _read_body(answer))
+                return Response.received(answer.status, body, answer.headers)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._connection_error(error) from None
 

@@ -19,7 +19,6 @@ from airflow_provider_talkable.protocol.answers import (
     Response,
     read_campaigns,
     read_refund,
-    seconds_to_wait,
 )
 from airflow_provider_talkable.protocol.errors import (
     TalkableConnectionError,
@@ -114,15 +113,8 @@ class TalkableClient:
                 allow_redirects=False,
                 stream=True,
             ) as answer:
-                return Response(
-                    status=answer.status_code,
-                    body=self.config.without_key(self._read_body(answer)),
-                    content_type=answer.headers.get("Content-Type", ""),
-                    retry_after=seconds_to_wait(
-                        answer.headers.get("Retry-After"), answer.headers.get("Date")
-                    ),
-                    location=answer.headers.get("Location", ""),
-                )
+                body = self.config.without_key(self._read_body(answer))
+                return Response.received(answer.status_code, body, answer.headers)
         except requests.RequestException as error:
             raise self._connection_error(error) from None
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
@@ -65,6 +66,17 @@ class Response:
     content_type: str = ""
     retry_after: float | None = None
     location: str = ""
+
+    @classmethod
+    def received(cls, status: int, body: bytes, headers: Mapping[str, str]) -> Response:
+        """Keep what matters of the header fields, which are looked up whatever their case."""
+        return cls(
+            status=status,
+            body=body,
+            content_type=headers.get("Content-Type", ""),
+            retry_after=seconds_to_wait(headers.get("Retry-After"), headers.get("Date")),
+            location=headers.get("Location", ""),
+        )
 
 
 @dataclass(frozen=True, slots=True)
