@@ -42,9 +42,10 @@ class AsyncTalkableClient:
     It belongs to one event loop and is used as an asynchronous context manager.
 
     :param config: Where to and with which key.
-    :param policy: How long a request is worth trying.
+    :param policy: How long a request is worth trying. Its patience is each site's as well: once a
+        site has answered nothing but 429 for so long, what is left for it is not sent.
     :param new_pacer: Makes the pacer of each site; ``None``: refunds are not paced.
-    :param sleep: What waits between attempts; takes seconds.
+    :param sleep: What waits between attempts; takes seconds. Default: one that :meth:`stop` ends.
     """
 
     def __init__(
@@ -53,16 +54,46 @@ class AsyncTalkableClient:
         policy: RetryPolicy | None = None,
         *,
         new_pacer: Callable[[], Pacer] | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
         self.config = config
+        self.requests = 0
+        """How many requests were sent."""
+        self.throttled = 0
+        """How many of them were answered 429."""
         self._policy = policy or RetryPolicy()
         self._new_pacer = new_pacer
-        self._sleep = sleep
+        self._sleep = sleep or self._wait
         self._gates: dict[str, _Gate] = {}
-        self._refused: TalkableAuthError | None = None
+        self._stopped: TalkableError | None = None
+
+    @property
+    def learned_rates(self) -> dict[str, float]:
+        """Requests per second that each site was found to take; only of sites that answered 429."""
+        gates = list(self._gates.items())
+        return {site: rate for site, gate in gates if (rate := gate.pacer.learned_rate)}
+
+    @property
+    def exhausted_sites(self) -> list[str]:
+        """The sites that were throttled for longer than the patience."""
+        return [site for site, gate in list(self._gates.items()) if gate.exhausted]
+
+    @property
+    def stopped(self) -> TalkableError | None:
+        """Why nothing more is sent, if so."""
+        return self._stopped
+
+    def stop(self, error: TalkableError) -> None:
+        """Send nothing from now on; what waits for its place or for another attempt ends at once.
+
+        :param error: Why. What was not tried ends in it.
+        """
+        if self._stopped is None:
+            self._stopped = error
+            self._stopping.set_result(None)
 
     async def __aenter__(self) -> AsyncTalkableClient:
+        self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         proxy, trusted = _environment(self.config)
         timeout = self.config.timeout
         self._session = aiohttp.ClientSession(
@@ -93,10 +124,10 @@ class AsyncTalkableClient:
         try:
             response, answer = await self._send(request, read_refund, attempts, site_slug=refund.site_slug)
         except TalkableError as error:
-            if attempts.count == 0 and error is self._refused:
+            if attempts.count == 0 and error is self._stopped:
                 return RefundResult.not_tried(refund, error)
             if isinstance(error, TalkableAuthError):
-                self._refused = error
+                self.stop(error)
             return RefundResult.from_error(refund, error, attempts=attempts.count)
         return RefundResult.from_answer(refund, answer, http_status=response.status, attempts=attempts.count)
 
@@ -114,40 +145,48 @@ class AsyncTalkableClient:
         self, request: Request, read: Callable[[Response], T], attempts: Attempts, *, site_slug: str
     ) -> tuple[Response, T]:
         async def attempt() -> tuple[Response, T]:
-            self._stop_if_refused()
-            pacer, sent_at = await self._take_place(site_slug)
-            self._stop_if_refused()
+            gate = await self._take_place(site_slug, attempts)
+            sent_at = gate.pacer.clock() if gate else 0.0
             attempts.count += 1
+            self.requests += 1
             response = await self._exchange(request)
+            if response.status == 429:
+                self.throttled += 1
             try:
                 answer = read(response)
             except TalkableThrottled as error:
-                if pacer:
-                    pacer.throttled(sent_at, error.retry_after)
+                if gate:
+                    gate.throttled(sent_at, error.retry_after, self._policy.throttle_patience)
                 raise
             finally:
-                if pacer and response.status != 429:
-                    pacer.accepted(sent_at)
+                if gate and response.status != 429:
+                    gate.accepted(sent_at)
             return response, answer
 
         return await AsyncRetrying(sleep=self._sleep, **attempts.for_tenacity)(attempt)
 
-    def _stop_if_refused(self) -> None:
-        if self._refused:
-            raise self._refused
+    async def _take_place(self, site_slug: str, attempts: Attempts) -> _Gate | None:
+        """Wait until the site's pacer lets the next request through.
 
-    async def _take_place(self, site_slug: str) -> tuple[Pacer | None, float]:
-        """Wait until the site's pacer lets the next request through; say when that was."""
+        :raises TalkableError: if there is to be no next request.
+        """
         if self._new_pacer is None:
-            return None, 0.0
+            attempts.go_on_unless(self._stopped)
+            return None
         gate = self._gates.get(site_slug)
         if gate is None:
             gate = self._gates[site_slug] = _Gate(self._new_pacer())
         # One at a time, in the order of asking: who asks again after a 429 does not overtake.
         async with gate.queue:
+            attempts.go_on_unless(self._stopped or gate.exhausted)
             while (wait := gate.pacer.seconds_to_wait()) > 0:
-                await asyncio.sleep(wait)
-            return gate.pacer, gate.pacer.clock()
+                await self._wait(wait)
+                attempts.go_on_unless(self._stopped or gate.exhausted)
+            return gate
+
+    async def _wait(self, seconds: float) -> None:
+        """Sleep, but no longer than until it is stopped."""
+        await asyncio.wait([self._stopping], timeout=seconds)
 
     async def _exchange(self, request: Request) -> Response:
         try:
@@ -183,11 +222,34 @@ class AsyncTalkableClient:
 
 
 class _Gate:
-    """A site's pacer and the queue before it."""
+    """A site's pacer, the queue before it, and how long the site has let nothing through."""
 
     def __init__(self, pacer: Pacer) -> None:
         self.pacer = pacer
         self.queue = asyncio.Lock()
+        self.exhausted: TalkableThrottled | None = None
+        """The error that ends the site's requests once its patience is used up."""
+        self._throttled_since: float | None = None
+
+    def accepted(self, sent_at: float) -> None:
+        """An answer other than 429 came."""
+        self._throttled_since = None
+        self.pacer.accepted(sent_at)
+
+    def throttled(self, sent_at: float, retry_after: float | None, patience: float) -> None:
+        """A 429 came."""
+        self.pacer.throttled(sent_at, retry_after)
+        now = self.pacer.clock()
+        if self._throttled_since is None:
+            self._throttled_since = now
+        seconds = max(now - self._throttled_since, retry_after or 0)
+        if seconds > patience:
+            self.exhausted = TalkableThrottled(
+                f"Talkable lets nothing through for {seconds:.0f} s (429); "
+                "run it again later, or give it more throttle_patience",
+                http_status=429,
+                retry_after=retry_after,
+            )
 
 
 async def _read_body(answer: aiohttp.ClientResponse) -> bytes:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import Generic, TypeVar
 
 from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.pacing import DEFAULT_INITIAL_RATE, Pacer
 from airflow_provider_talkable.client.retries import RetryPolicy
+from airflow_provider_talkable.protocol.errors import TalkableConnectionError, TalkableError
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,148 @@ class Pace:
     initial_rate: float | None = DEFAULT_INITIAL_RATE
     max_rate: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.max_in_flight < 1:
+            raise ValueError(f"max_in_flight={self.max_in_flight}: give 1 or more")
+        for name in ("initial_rate", "max_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not rate > 0:
+                raise ValueError(f"{name}={rate}: give requests per second, more than 0, or None")
+
+
+class Sender(Generic[T]):
+    """Sends refunds from a thread of its own, and keeps what became of them until it is asked.
+
+    Handing over and asking are done by one other thread, in which nothing else has to be
+    asynchronous. It is used as a context manager; leaving it cancels what is under way.
+
+    :param config: Where to and with which key.
+    :param policy: How long a request is worth trying.
+    :param pace: How many at once, and how fast.
+    :param judge: Called with each result as it comes; an error that it returns stops the sending.
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        policy: RetryPolicy,
+        pace: Pace,
+        *,
+        judge: Callable[[RefundResult], TalkableError | None] | None = None,
+    ) -> None:
+        new_pacer = partial(Pacer, initial_rate=pace.initial_rate, max_rate=pace.max_rate)
+        self.client = AsyncTalkableClient(config, policy, new_pacer=new_pacer)
+        self._max_in_flight = pace.max_in_flight
+        self._judge = judge
+        self._waiting: deque[tuple[T, Refund]] = deque()
+        self._finished: deque[tuple[T, RefundResult]] = deque()
+        self._handed_over = self._taken = 0
+        self._quorum = 0
+        self._news = threading.Event()
+        self._broken: BaseException | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="talkable-client", daemon=True)
+
+    def __enter__(self) -> Sender[T]:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.cancel()
+        asyncio.run_coroutine_threadsafe(self._opened.aclose(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def outstanding(self) -> int:
+        """How many were handed over and not taken back."""
+        return self._handed_over - self._taken
+
+    @property
+    def unfinished(self) -> int:
+        """How many were handed over and have no result yet."""
+        return self.outstanding - len(self._finished)
+
+    def put(self, items: Iterable[tuple[T, Refund]]) -> None:
+        """Hand refunds over, each with whatever its result is to come back with."""
+        for item in items:
+            self._handed_over += 1
+            self._waiting.append(item)
+        self._loop.call_soon_threadsafe(self._more.set)
+
+    def take(self, *, until: int, timeout: float | None = None) -> list[tuple[T, RefundResult]]:
+        """Take what has finished, once no more than ``until`` are unfinished.
+
+        :param timeout: Seconds after which what has finished by then will do; ``None``: no limit.
+        """
+        self._quorum = self._handed_over - until
+        self._news.clear()
+        if self._taken + len(self._finished) < self._quorum:
+            self._news.wait(timeout)
+        if self._broken:
+            raise self._broken
+        taken = [self._finished.popleft() for _ in range(len(self._finished))]
+        self._taken += len(taken)
+        return taken
+
+    def stop(self, error: TalkableError) -> None:
+        """Send nothing more. What is on the wire goes on; the rest ends at once, mostly in ``error``."""
+        self._loop.call_soon_threadsafe(self._stop, error)
+
+    def cancel(self) -> None:
+        """Give up what is under way: it ends without an answer."""
+        asyncio.run_coroutine_threadsafe(self._cancel(), self._loop).result()
+
+    async def _start(self) -> None:
+        self._opened = AsyncExitStack()
+        await self._opened.enter_async_context(self.client)
+        self._more = asyncio.Event()
+        self._workers = [asyncio.ensure_future(self._work()) for _ in range(self._max_in_flight)]
+        for worker in self._workers:
+            worker.add_done_callback(self._ended)
+
+    def _ended(self, worker: asyncio.Future[None]) -> None:
+        """A worker ends when it is cancelled; by anything else the caller must not wait for ever."""
+        if not worker.cancelled():
+            self._broken = worker.exception()
+            self._news.set()
+
+    async def _cancel(self) -> None:
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        self._stop(TalkableError("it was cancelled"))
+
+    async def _work(self) -> None:
+        while True:
+            if not self._waiting:
+                self._more.clear()
+                await self._more.wait()
+                continue
+            token, refund = self._waiting.popleft()
+            try:
+                result = await self.client.refund(refund)
+            except asyncio.CancelledError:
+                gone = TalkableConnectionError("It was stopped before the answer came")
+                self._finish(token, RefundResult.from_error(refund, gone, attempts=1))
+                raise
+            self._finish(token, result)
+            if reason := (self._judge and self._judge(result)) or self.client.stopped:
+                self._stop(reason)
+
+    def _stop(self, error: TalkableError) -> None:
+        self.client.stop(error)
+        while self._waiting:
+            token, refund = self._waiting.popleft()
+            self._finish(token, RefundResult.not_tried(refund, self.client.stopped or error))
+
+    def _finish(self, token: T, result: RefundResult) -> None:
+        self._finished.append((token, result))
+        if self._taken + len(self._finished) >= self._quorum:
+            self._news.set()
+
 
 def refund_many(
     config: ClientConfig, policy: RetryPolicy, pace: Pace, refunds: Iterable[Refund]
@@ -43,51 +188,28 @@ def refund_many(
     runs in a thread of its own, so that whatever the caller does in between does not hold it up. If
     the caller stops early, what is under way is cancelled.
     """
-    new_pacer = partial(Pacer, initial_rate=pace.initial_rate, max_rate=pace.max_rate)
-    under_way: deque[Future[RefundResult]] = deque()
-    client = AsyncTalkableClient(config, policy, new_pacer=new_pacer)
-    with _event_loop() as loop, _entered(client, loop):
+    with Sender[int](config, policy, pace) as sender:
+        results: dict[int, RefundResult] = {}
+
+        def result(number: int) -> RefundResult:
+            while number not in results:
+                results.update(sender.take(until=max(0, sender.unfinished - 1)))
+            return results.pop(number)
+
+        taken = given = 0
         try:
-            try:
-                for refund in refunds:
-                    under_way.append(asyncio.run_coroutine_threadsafe(client.refund(refund), loop))
-                    if len(under_way) >= pace.max_in_flight:
-                        yield under_way.popleft().result()
-            except Exception:
-                # Where the refunds come from has failed: those under way still get their results.
-                while under_way:
-                    yield under_way.popleft().result()
-                raise
-            while under_way:
-                yield under_way.popleft().result()
-        finally:
-            asyncio.run_coroutine_threadsafe(_cancel_others(), loop).result()
-
-
-@contextmanager
-def _event_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="talkable-client", daemon=True)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-
-
-@contextmanager
-def _entered(client: AsyncTalkableClient, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    asyncio.run_coroutine_threadsafe(client.__aenter__(), loop).result()
-    try:
-        yield
-    finally:
-        asyncio.run_coroutine_threadsafe(client.__aexit__(), loop).result()
+            for refund in refunds:
+                sender.put([(taken, refund)])
+                taken += 1
+                if taken - given >= pace.max_in_flight:
+                    yield result(given)
+                    given += 1
+        except Exception:
+            # Where the refunds come from has failed: those under way still get their results.
+            while given < taken:
+                yield result(given)
+                given += 1
+            raise
+        while given < taken:
+            yield result(given)
+            given += 1

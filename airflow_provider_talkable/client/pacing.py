@@ -63,6 +63,11 @@ class Pacer:
         """Requests per second it allows now."""
         return self._rate
 
+    @property
+    def learned_rate(self) -> float | None:
+        """Requests per second the site was found to take; ``None`` while it never answered 429."""
+        return self._ceiling
+
     def seconds_to_wait(self) -> float:
         """Take the next place if it is free (0), or say when to ask again."""
         now = self.clock()

@@ -50,7 +50,20 @@ class Attempts:
         self._policy = policy
         self._request = request
         self._throttled = 0
+        self._last_error: BaseException | None = None
+        self._has_ended = False
         self._waited_throttled = 0.0
+
+    def go_on_unless(self, ending: TalkableError | None) -> None:
+        """Check before each attempt whether there is to be one.
+
+        :param ending: What ends all requests, if something does.
+        :raises TalkableError: the request's own last failure, which says more of what became of it, or
+            ``ending`` if it was never sent.
+        """
+        if ending is not None:
+            self._has_ended = True
+            raise self._last_error or ending
 
     @property
     def for_tenacity(self) -> dict[str, Any]:
@@ -64,7 +77,9 @@ class Attempts:
         }
 
     def _is_worth_repeating(self, state: RetryCallState) -> bool:
-        error = _error(state)
+        error = self._last_error = _error(state)
+        if self._has_ended:
+            return False
         if isinstance(error, TalkableThrottled):
             return True
         if not isinstance(error, TalkableError) or not error.retryable:

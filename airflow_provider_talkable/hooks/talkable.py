@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import BaseHook, Connection
 
+from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
 from airflow_provider_talkable.client.concurrent import Pace, refund_many
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.retries import RetryPolicy
@@ -54,8 +56,8 @@ class TalkableHook(BaseHook):
         super().__init__()
         self.talkable_conn_id = talkable_conn_id
         self._site_slug = site_slug
-        self._policy = RetryPolicy(max_attempts, throttle_patience)
-        self._pace = Pace(max_in_flight, initial_rate, max_rate)
+        self.policy = RetryPolicy(max_attempts, throttle_patience)
+        self.pace = Pace(max_in_flight, initial_rate, max_rate)
         self._client: TalkableClient | None = None
 
     def get_conn(self) -> TalkableClient:
@@ -65,7 +67,7 @@ class TalkableHook(BaseHook):
         """
         if self._client is None:
             config = config_of(self.get_connection(self.talkable_conn_id))
-            self._client = TalkableClient(config, self._policy)
+            self._client = TalkableClient(config, self.policy)
         return self._client
 
     @property
@@ -107,7 +109,7 @@ class TalkableHook(BaseHook):
         It begins gently and learns from Talkable's 429s how fast the site takes them. No refund
         stops the others; only a refused API key does: those after it are ``aborted``.
         """
-        return refund_many(self.get_conn().config, self._policy, self._pace, refunds)
+        return refund_many(self.get_conn().config, self.policy, self.pace, refunds)
 
     def campaigns(self, site_slug: str | None = None) -> list[dict[str, Any]]:
         """The site's campaigns: ``GET /api/v2/campaigns``.
@@ -116,7 +118,7 @@ class TalkableHook(BaseHook):
         :raises InvalidConnection: if neither names a site.
         :raises TalkableError: the subclass that says what went wrong.
         """
-        return self.get_conn().campaigns(self._required_site(site_slug))
+        return self.get_conn().campaigns(_required_site(site_slug or self.site_slug))
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask for the site's campaigns, which needs a valid key and changes nothing.
@@ -126,18 +128,10 @@ class TalkableHook(BaseHook):
         :return: Whether the connection works as it is, and a sentence for the person who asked.
         """
         try:
-            return _try_key(self.get_conn().config, self._required_site(None))
+            return _try_key(self.get_conn().config, _required_site(self.site_slug))
         except TalkableError as error:
             # The form tests under an id of its own, which would tell its reader nothing.
             return False, str(error).removeprefix(_about(self.talkable_conn_id))
-
-    def _required_site(self, site_slug: str | None) -> str:
-        found = site_slug or self.site_slug
-        if not found:
-            raise InvalidConnection(
-                "site_slug: is empty; put your Talkable site id there, e.g. my-store (Talkable dashboard)"
-            )
-        return found
 
     # Airflow 3.2 and later read the form from the provider's info and skip these two.
 
@@ -168,6 +162,67 @@ class TalkableHook(BaseHook):
         }
 
 
+class TalkableAsyncHook(BaseHook):
+    """The asynchronous twin of :class:`TalkableHook`, for triggers.
+
+    The connection is looked up, and sessions are opened, with each call.
+
+    :param talkable_conn_id: The connection's id.
+    :param site_slug: The Talkable site id of refunds that name none; default: the connection's.
+    :param max_attempts: How many times a request is sent before its failure stands.
+    :param throttle_patience: Seconds to wait in all while Talkable answers 429 to one request.
+    """
+
+    conn_name_attr = TalkableHook.conn_name_attr
+    default_conn_name = TalkableHook.default_conn_name
+    conn_type = TalkableHook.conn_type
+    hook_name = TalkableHook.hook_name
+
+    def __init__(
+        self,
+        talkable_conn_id: str = default_conn_name,
+        *,
+        site_slug: str | None = None,
+        max_attempts: int = 5,
+        throttle_patience: float = 300.0,
+    ) -> None:
+        super().__init__()
+        self.talkable_conn_id = talkable_conn_id
+        self._site_slug = site_slug
+        self._policy = RetryPolicy(max_attempts, throttle_patience)
+
+    async def refund(
+        self,
+        origin_slug: str,
+        *,
+        refunded_at: object = None,
+        refund_subtotal: object = None,
+        site_slug: str | None = None,
+    ) -> RefundResult:
+        """Refund one origin; see :meth:`TalkableHook.refund`."""
+        config = await self._config()
+        refund = Refund.parse(
+            origin_slug,
+            site_slug=site_slug or self._site_slug or config.site_slug,
+            refunded_at=refunded_at,
+            refund_subtotal=refund_subtotal,
+        )
+        async with AsyncTalkableClient(config, self._policy) as client:
+            result = await client.refund(refund)
+        result.raise_for_outcome()
+        return result
+
+    async def campaigns(self, site_slug: str | None = None) -> list[dict[str, Any]]:
+        """The site's campaigns; see :meth:`TalkableHook.campaigns`."""
+        config = await self._config()
+        site = _required_site(site_slug or self._site_slug or config.site_slug)
+        async with AsyncTalkableClient(config, self._policy) as client:
+            return await client.campaigns(site)
+
+    async def _config(self) -> ClientConfig:
+        return config_of(await get_async_connection(self.talkable_conn_id))
+
+
 def config_of(connection: Connection) -> ClientConfig:
     """Read an Airflow connection.
 
@@ -186,6 +241,14 @@ def config_of(connection: Connection) -> ClientConfig:
         )
     except InvalidConnection as error:
         raise InvalidConnection(f"{_about(connection.conn_id)}{error}") from None
+
+
+def _required_site(site_slug: str | None) -> str:
+    if not site_slug:
+        raise InvalidConnection(
+            "site_slug: is empty; put your Talkable site id there, e.g. my-store (Talkable dashboard)"
+        )
+    return site_slug
 
 
 def _about(conn_id: str) -> str:

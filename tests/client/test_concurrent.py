@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
 
 import pytest
 
-from airflow_provider_talkable import Outcome, Refund, RefundResult, TalkableAuthError
-from airflow_provider_talkable.client.concurrent import Pace, refund_many
+from airflow_provider_talkable import Outcome, Refund, RefundResult, TalkableAuthError, TalkableError
+from airflow_provider_talkable.client.concurrent import Pace, Sender, refund_many
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Canned, Dials, Sandbox
@@ -31,6 +34,20 @@ def send(
 ) -> Iterator[RefundResult]:
     config = ClientConfig.parse(host=sandbox.url, api_key=key)
     return refund_many(config, RetryPolicy(), pace, refunds)
+
+
+def sender(
+    sandbox: Sandbox, pace: Pace = AT_ONCE, *, throttle_patience: float = 300, **more: Any
+) -> Sender[str]:
+    config = ClientConfig.parse(host=sandbox.url, api_key=KEY)
+    return Sender[str](config, RetryPolicy(throttle_patience=throttle_patience), pace, **more)
+
+
+def wait_for_requests(sandbox: Sandbox, count: int) -> None:
+    deadline = time.monotonic() + 5
+    while len(sandbox.requests) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_results_come_in_the_order_of_the_refunds(sandbox: Sandbox) -> None:
@@ -112,7 +129,7 @@ def test_each_site_has_a_pace_of_its_own(sandboxes: Sandboxes) -> None:
 
 
 def test_once_the_key_is_refused_nothing_more_is_sent(sandbox: Sandbox) -> None:
-    results = list(send(sandbox, orders(50), Pace(initial_rate=20), key="wrong"))
+    results = list(send(sandbox, orders(50), Pace(initial_rate=1), key="wrong"))
     assert {r.outcome for r in results} == {Outcome.ABORTED}
     assert {type(r.error) for r in results} == {TalkableAuthError}
     assert [r.attempts for r in results] == [1] + [0] * 49
@@ -130,3 +147,112 @@ def test_an_error_in_what_gives_the_refunds_ends_it_after_those_under_way(sandbo
     with pytest.raises(LookupError, match="the store is gone"):
         seen.extend(send(sandbox, failing()))
     assert len(seen) == len(sandbox.requests) == 3
+
+
+def test_when_stopped_what_is_on_the_wire_ends_and_the_rest_is_not_sent(sandbox: Sandbox) -> None:
+    sandbox.dials.latency = 0.5
+    refunds = orders(50)
+    register(sandbox, refunds)
+    with sender(sandbox, Pace(max_in_flight=3, initial_rate=None)) as sending:
+        sending.put((r.origin_slug, r) for r in refunds)
+        wait_for_requests(sandbox, 3)
+        sending.stop(TalkableError("the ship sinks"))
+        # Those that were not sent are known at once, before the answers of the others come.
+        first = sending.take(until=3)
+        assert {r.outcome for _, r in first} == {Outcome.ABORTED}
+        assert {r.error_message for _, r in first} == {"Not tried: the ship sinks"}
+        rest = sending.take(until=0)
+    assert sorted(slug for slug, _ in first + rest) == sorted(r.origin_slug for r in refunds)
+    assert Counter(r.outcome for _, r in rest) == {Outcome.REFUNDED: 3}
+    assert len(sandbox.requests) == 3
+
+
+def test_what_waits_for_another_attempt_ends_when_stopped_as_its_last_failure(sandbox: Sandbox) -> None:
+    sandbox.dials.next(Canned(429, headers={"Retry-After": "200"}))
+    with sender(sandbox) as sending:
+        sending.put([("a", orders(1)[0])])
+        wait_for_requests(sandbox, 1)
+        assert sending.take(until=0, timeout=0.2) == []
+        sending.stop(TalkableError("the ship sinks"))
+        [(_, result)] = sending.take(until=0, timeout=2)
+    assert result.outcome is Outcome.THROTTLED
+
+
+def test_what_is_cancelled_on_the_wire_is_in_doubt(sandbox: Sandbox) -> None:
+    sandbox.dials.latency = 30
+    full, partial = Refund("my-store", "A"), Refund("my-store", "B", refund_subtotal=Decimal(5))
+    with sender(sandbox, Pace(max_in_flight=2, initial_rate=None)) as sending:
+        sending.put([("A", full), ("B", partial), ("C", Refund("my-store", "C"))])
+        wait_for_requests(sandbox, 2)
+        sending.cancel()
+        results = dict(sending.take(until=0, timeout=2))
+    assert {slug: r.outcome for slug, r in results.items()} == {
+        "A": Outcome.FAILED,
+        "B": Outcome.UNCONFIRMED,
+        "C": Outcome.ABORTED,
+    }
+    assert len(sandbox.requests) == 2
+
+
+def test_a_result_may_stop_the_sending(sandbox: Sandbox) -> None:
+    def judge(result: RefundResult) -> TalkableError | None:
+        return TalkableError(f"{result.origin_slug} is too much") if result.origin_slug == "order-4" else None
+
+    with sender(sandbox, Pace(max_in_flight=1, initial_rate=None), judge=judge) as sending:
+        sending.put((r.origin_slug, r) for r in orders(20))
+        results = dict(sending.take(until=0))
+    assert len(sandbox.requests) == 5
+    assert results["order-5"].error_message == "Not tried: order-4 is too much"
+
+
+def test_a_site_that_is_throttled_for_too_long_ends_and_others_go_on(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes(site_slugs=("a", "b"))
+    refunds = orders(3, site="b")
+    register(sandbox, refunds)
+    sandbox.dials.next(Canned(429, headers={"Retry-After": "2"}))
+    with sender(sandbox, throttle_patience=1) as sending:
+        sending.put([("a", orders(1, site="a")[0])])
+        [(_, throttled)] = sending.take(until=0)
+        assert sending.client.exhausted_sites == ["a"]
+        sending.put([("late", orders(1, site="a")[0]), *((r.origin_slug, r) for r in refunds)])
+        results = dict(sending.take(until=0))
+    assert throttled.outcome is results.pop("late").outcome is Outcome.THROTTLED
+    assert {r.outcome for r in results.values()} == {Outcome.REFUNDED}
+    assert len(sandbox.requests) == 4
+    assert (sending.client.requests, sending.client.throttled) == (4, 1)
+
+
+def test_patience_counts_from_the_last_answer_that_was_let_through(sandbox: Sandbox) -> None:
+    throttled = Canned(429)
+    sandbox.dials.next(throttled, None, throttled, None, throttled, None)
+    refunds = orders(3)
+    register(sandbox, refunds)
+    with sender(sandbox, Pace(max_in_flight=1, initial_rate=None), throttle_patience=2) as sending:
+        sending.put((r.origin_slug, r) for r in refunds)
+        results = dict(sending.take(until=0))
+    assert {r.outcome for r in results.values()} == {Outcome.REFUNDED}
+
+
+def test_the_learned_rate_is_known_once_a_429_came(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes(dials=Dials(rate_limit=20, burst=5))
+    with sender(sandbox) as sending:
+        assert sending.client.learned_rates == {}
+        sending.put((r.origin_slug, r) for r in orders(30))
+        sending.take(until=0)
+        assert 2 < sending.client.learned_rates["my-store"] < 100
+
+
+def test_an_error_that_is_nobodys_outcome_reaches_the_caller(sandbox: Sandbox) -> None:
+    with sender(sandbox) as sending:
+        sending.put([("a", "no refund at all")])  # type: ignore[list-item]
+        with pytest.raises(AttributeError):
+            sending.take(until=0, timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("max_in_flight", 0), ("initial_rate", 0), ("max_rate", -1), ("max_rate", float("nan"))],
+)
+def test_a_pace_that_makes_no_sense_is_refused(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{field}={value}: give"):
+        Pace(**{field: value})  # type: ignore[arg-type]
