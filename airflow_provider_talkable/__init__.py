@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from airflow_provider_talkable.protocol.errors import (
         InvalidConnection,
         InvalidRefund,
+        LedgerError,
+        LedgerLost,
         TalkableAlreadyRefunded,
         TalkableAuthError,
         TalkableConnectionError,
@@ -32,6 +34,8 @@ __version__ = "0.1.0"
 __all__ = [
     "InvalidConnection",
     "InvalidRefund",
+    "LedgerError",
+    "LedgerLost",
     "Outcome",
     "Refund",
     "RefundResult",

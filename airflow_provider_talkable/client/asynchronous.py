@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -120,7 +121,7 @@ class AsyncTalkableClient:
         is sent: no other request can succeed.
         """
         request = refund_request(refund)
-        attempts = Attempts(self._policy, request)
+        attempts = Attempts(self._policy, request, log_level=logging.DEBUG)
         try:
             response, answer = await self._send(request, read_refund, attempts, site_slug=refund.site_slug)
         except TalkableError as error:

@@ -42,13 +42,16 @@ class Attempts:
     :param policy: When to give up.
     :param request: What is sent; one that is not repeatable is not sent again once Talkable may
         have acted on it.
+    :param log_level: How loudly to tell of a wait. Among thousands of requests a few always fail at
+        first, and their lines would bury those that matter.
     """
 
-    def __init__(self, policy: RetryPolicy, request: Request) -> None:
+    def __init__(self, policy: RetryPolicy, request: Request, *, log_level: int = logging.WARNING) -> None:
         self.count = 0
         """The requests sent so far, less the throttled ones."""
         self._policy = policy
         self._request = request
+        self._log_level = log_level
         self._throttled = 0
         self._last_error: BaseException | None = None
         self._has_ended = False
@@ -106,7 +109,8 @@ class Attempts:
         return self.count >= self._policy.max_attempts or _retry_after(error) > patience
 
     def _tell(self, state: RetryCallState) -> None:
-        log.warning(
+        log.log(
+            self._log_level,
             "%s %s: %s; trying again in %.1f s",
             self._request.method,
             self._request.path,

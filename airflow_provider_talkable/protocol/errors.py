@@ -131,3 +131,11 @@ class TalkableProtocolError(TalkableError):
     def __init__(self, message: str, *, http_status: int | None = None, retryable: bool = True) -> None:
         super().__init__(message, http_status=http_status)
         self.retryable = retryable
+
+
+class LedgerError(TalkableError):
+    """The ledger cannot be used as it is: another table has its name, or a privilege is missing."""
+
+
+class LedgerLost(LedgerError):
+    """The ledger's database went away and did not come back in time."""

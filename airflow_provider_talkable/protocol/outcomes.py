@@ -24,6 +24,9 @@ class Outcome(StrEnum):
     INVALID = "invalid"
     """The input makes no refund; nothing was sent."""
 
+    CONFLICT = "conflict"
+    """The same refund was sent before with another amount or date; this one was not sent."""
+
     THROTTLED = "throttled"
     """Talkable still answered 429 when the patience for it ended; it did not act."""
 

@@ -127,7 +127,7 @@ def _slug_of_row(given: Mapping[str, object]) -> object:
 
 
 def _origin_slug(field: str, value: object) -> str:
-    text = _text_of_id(field, value)
+    text = text_of_id(field, value)
     if text.strip().lower() in _NOTHING:
         raise InvalidRefund.of(field, value, "holds no slug; a template, an XCom or a column gave nothing")
     if (text[0], text[-1]) in {("[", "]"), ("{", "}"), ("(", ")")}:
@@ -155,7 +155,13 @@ def _origin_slug(field: str, value: object) -> str:
     return text
 
 
-def _text_of_id(field: str, value: object) -> str:
+def text_of_id(field: str, value: object) -> str:
+    """The text of an id: text itself, the digits of a whole number, a UUID.
+
+    :param field: What it is called, for the error.
+    :raises InvalidRefund: if it is anything else; a float is what a nullable integer column turns into
+        on its way through pandas.
+    """
     match value:
         case str():
             return str(value)

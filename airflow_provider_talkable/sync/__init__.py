@@ -1,0 +1,1 @@
+"""The refund sync as a library: it works without Airflow."""

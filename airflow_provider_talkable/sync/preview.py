@@ -1,0 +1,40 @@
+"""What a sync would do, without doing it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Set as AbstractSet
+
+from airflow_provider_talkable.protocol.errors import printable
+from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.sync.decisions import History, Note, Send, decide
+from airflow_provider_talkable.sync.ledger import Ledger
+from airflow_provider_talkable.sync.snapshot import Snapshot
+from airflow_provider_talkable.sync.summary import Summary
+
+log = logging.getLogger(__name__)
+
+TO_SEND = "to_send"
+_SHOWN = 20
+_LOOK_UP = 500
+
+
+def preview(snapshot: Snapshot, ledger: Ledger, resend: AbstractSet[Outcome]) -> Summary:
+    """Read the rows and the ledger, send nothing and write nothing.
+
+    :return: A summary in which ``to_send`` counts what would be sent; the log has the first of them.
+    """
+    summary = Summary(rows=snapshot.rows, duplicates=snapshot.rows - snapshot.refunds)
+    while rows := snapshot.take(_LOOK_UP):
+        histories = ledger.histories(rows)
+        for row in rows:
+            match decide(row, histories.get((row.site_slug, row.refund_key), History()), resend=resend):
+                case Send():
+                    summary.outcomes[TO_SEND] += 1
+                    if summary.outcomes[TO_SEND] <= _SHOWN:
+                        log.info("Would send: %s", printable(row.origin_slug))
+                case Note(outcome, message):
+                    summary.count(row, outcome, message)
+                case _:
+                    summary.skipped += 1
+    return summary

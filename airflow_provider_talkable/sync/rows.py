@@ -1,0 +1,131 @@
+"""From a warehouse's row to a refund with a key, or to the reason why it makes none."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from airflow_provider_talkable.protocol.errors import InvalidRefund
+from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.protocol.refund import COLUMNS, Refund, text_of_id
+from airflow_provider_talkable.protocol.results import RefundResult
+
+ROW_COLUMNS = ("refund_key", *COLUMNS)
+
+# Together with an entry's id they are the ledger's primary key, which databases limit to some 2,700
+# bytes; a character takes up to four.
+MAX_KEY = 512
+MAX_SITE = 128
+_UNKNOWN_SITE = "?"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the query, read.
+
+    :param site_slug: The Talkable site id, or ``?`` where an invalid row names none.
+    :param refund_key: The refund's own id. An invalid row without one is known by its content.
+    :param origin_slug: The slug as it is sent, or as it was given in an invalid row.
+    :param refunded_at: When it was refunded, in UTC.
+    :param refund_subtotal: The refunded part; ``None`` refunds the whole order.
+    :param problem: Why it cannot be sent: ``invalid`` or ``conflict``; ``None``: it can.
+    :param message: The problem in words.
+    """
+
+    site_slug: str
+    refund_key: str
+    origin_slug: str
+    refunded_at: datetime | None = None
+    refund_subtotal: Decimal | None = None
+    problem: Outcome | None = None
+    message: str | None = None
+
+    @property
+    def refund(self) -> Refund:
+        """What is sent for it."""
+        return Refund(self.site_slug, self.origin_slug, self.refunded_at, self.refund_subtotal)
+
+
+class RowReader:
+    """Reads rows of one query by its column names, whatever their case.
+
+    :param columns: The query's column names: ``origin_slug``, or ``order_number``, or
+        ``event_category`` with ``event_number``; optional ``refund_key``, ``refunded_at``,
+        ``refund_subtotal``, ``site_slug``.
+    :param site_slug: The site of rows that name none.
+    :raises InvalidRefund: if a column has another name, or two have the same: a misspelt
+        ``refund_subtotal`` would turn partial refunds into full ones.
+    """
+
+    def __init__(self, columns: Sequence[str], *, site_slug: str | None = None) -> None:
+        self._columns = [column.lower() for column in columns]
+        self._site_slug = site_slug
+        for column in columns:
+            if column.lower() not in ROW_COLUMNS:
+                raise InvalidRefund.of(
+                    "column",
+                    column,
+                    f"rename it or leave it out of the query; a refund has: {', '.join(ROW_COLUMNS)}",
+                )
+            if self._columns.count(column.lower()) > 1:
+                raise InvalidRefund.of("column", column, "is there twice; leave one out of the query")
+        if not {"origin_slug", "order_number", "event_number"} & set(self._columns):
+            raise InvalidRefund.of(
+                "columns",
+                list(columns),
+                "one has to be origin_slug, or order_number, or event_category with event_number",
+            )
+
+    def read(self, values: Sequence[object]) -> Row:
+        """Read one row; what makes no refund becomes a row with a problem."""
+        given = dict(zip(self._columns, values, strict=True))
+        key = given.pop("refund_key", None)
+        try:
+            refund = Refund.from_row(given, site_slug=self._site_slug)
+            refund_key = refund.origin_slug if key is None else text_of_id("refund_key", key)
+            _check("refund_key", refund_key, MAX_KEY)
+            _check("site_slug", refund.site_slug, MAX_SITE)
+            _check("origin_slug", refund.origin_slug)
+        except InvalidRefund as error:
+            return self._invalid(key, given, error)
+        return Row(
+            refund.site_slug, refund_key, refund.origin_slug, refund.refunded_at, refund.refund_subtotal
+        )
+
+    def _invalid(self, key: object, given: Mapping[str, object], error: InvalidRefund) -> Row:
+        shown = RefundResult.invalid(given, error)
+        site = given.get("site_slug") or self._site_slug
+        slug = "" if shown.origin_slug == "None" else shown.origin_slug
+        return Row(
+            _storable(site, MAX_SITE) or _UNKNOWN_SITE,
+            _storable(key, MAX_KEY) or _storable(slug, MAX_KEY) or _digest(given),
+            slug.replace("\0", "\\x00"),
+            problem=Outcome.INVALID,
+            message=shown.error_message,
+        )
+
+
+def _check(field: str, text: str, longest: int | None = None) -> None:
+    """Refuse what a database cannot keep."""
+    if not text or (longest and len(text) > longest):
+        raise InvalidRefund.of(field, text, f"has {len(text)} characters; give 1 to {longest}")
+    if not _is_text(text):
+        raise InvalidRefund.of(field, text, "holds characters that no database keeps; check its source")
+
+
+def _is_text(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _storable(value: object, longest: int) -> str | None:
+    text = "" if value is None else str(value)
+    return text if 0 < len(text) <= longest and _is_text(text) else None
+
+
+def _digest(given: Mapping[str, object]) -> str:
+    """The same row has the same key in the next run."""
+    content = repr(sorted((name, str(value)) for name, value in given.items()))
+    return "row:" + hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:32]

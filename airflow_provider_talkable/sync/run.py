@@ -1,0 +1,296 @@
+"""The refund sync: a query's rows, through the ledger, to Talkable."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from airflow_provider_talkable.client.concurrent import Pace, Sender
+from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.retries import RetryPolicy
+from airflow_provider_talkable.protocol.errors import LedgerError, TalkableError, printable
+from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.protocol.results import RefundResult
+from airflow_provider_talkable.sync.decisions import History, Note, Send, Skip, decide
+from airflow_provider_talkable.sync.ledger import Ledger, Values
+from airflow_provider_talkable.sync.progress import Progress
+from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.snapshot import Snapshot
+from airflow_provider_talkable.sync.summary import Summary
+
+log = logging.getLogger(__name__)
+
+GRACE = 10.0
+"""Seconds that requests on the wire are given to end when the run is stopped."""
+
+_LOOK_UP = 500  # keys in one statement
+_LARGEST_BATCH = 500
+_TICK = 0.25  # seconds after which finished refunds are recorded whatever their number
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a sync does beyond the plain case.
+
+    :param resend: Outcomes to try again although they are settled or held: ``not_found``,
+        ``rejected``, ``unconfirmed``, ``conflict``.
+    :param abort_after: Stop after so many identical rejections in a row: what is wrong with one refund
+        is then wrong with all.
+    :param pause_when_throttled: Stop, to be resumed, once a site is throttled for longer than the
+        policy's patience. Otherwise what is left for that site becomes ``throttled``.
+    """
+
+    resend: frozenset[Outcome] = frozenset()
+    abort_after: int = 20
+    pause_when_throttled: bool = False
+
+
+class RefundSync:
+    """One sync of one snapshot.
+
+    The thread that calls :meth:`run` talks to the ledger; another one talks to Talkable. Each
+    batch is looked up in the ledger, ``submitted`` is written for what is to be sent, it is handed
+    over, and outcomes are written as they come.
+
+    :param snapshot: The rows.
+    :param ledger: The ledger, opened.
+    :param config: Where to and with which key.
+    :param policy: How long a request is worth trying.
+    :param pace: How many at once, and how fast.
+    :param rules: What else to do.
+    :param summary: Where a resumed run goes on counting requests and seconds.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        ledger: Ledger,
+        config: ClientConfig,
+        *,
+        policy: RetryPolicy,
+        pace: Pace,
+        rules: Rules,
+        summary: Summary | None = None,
+    ) -> None:
+        self.summary = summary or Summary()
+        self.paused_site: str | None = None
+        """The site that is throttled, if the run is to be resumed later."""
+        self._snapshot = snapshot
+        self._ledger = ledger
+        self._rules = rules
+        self._streak = _Streak(rules.abort_after)
+        self._sender = Sender[Row](config, policy, pace, judge=self._streak.judge)
+        self._max_in_flight = pace.max_in_flight
+        self._progress = Progress(snapshot.refunds)
+        self._stop_asked: TalkableError | None = None
+        self._ending: TalkableError | None = None
+        self._ended_at: float | None = None
+        self._is_read = False
+        self._decided: deque[Row] = deque()
+        self._not_handed_over: list[Row] = []
+        self._unrecorded: list[Values] = []
+
+    def stop(self, reason: str) -> None:
+        """Ask the run to end; may be called from a signal handler.
+
+        Requests on the wire get :data:`GRACE` seconds, the rest becomes ``aborted``.
+        """
+        self._stop_asked = TalkableError(reason)
+        self._ledger.stopping = True
+
+    def run(self) -> TalkableError | None:
+        """Send what is to be sent.
+
+        :return: What stopped it before its end, or ``None``. The rows have their outcomes either way,
+            unless it is the ledger that was lost.
+        """
+        started = time.monotonic()
+        seconds_before = self.summary.seconds
+        self.summary.rows = self._snapshot.rows
+        self.summary.duplicates = self._snapshot.rows - self._snapshot.refunds
+        try:
+            with self._sender:
+                try:
+                    self._send_all()
+                except LedgerError as error:
+                    self._end_early(error)
+                except BaseException as error:
+                    # A timeout of Airflow's, or a signal, comes as an exception of whatever class.
+                    self._end_early(TalkableError(f"the task was stopped ({type(error).__name__}: {error})"))
+                    raise
+                finally:
+                    self._count_requests()
+        finally:
+            self.summary.seconds = seconds_before + time.monotonic() - started
+            self.summary.rate = self.summary.sent / max(self.summary.seconds, 0.001)
+            self.summary.stopped = self._ending.args[0] if self._ending else None
+        return self._ending
+
+    def _send_all(self) -> None:
+        """Decide, hand over and record, a little of each in turn, until all is done."""
+        while True:
+            self._look_for_reasons_to_stop()
+            size = self._batch_size()
+            if not self._is_read and len(self._decided) < size:
+                self._decide_on(self._snapshot.take(_LOOK_UP))
+            self._hand_over(self._next_batch(size) if self._sender.unfinished <= size else [])
+            self._progress.tell(self.summary)
+            is_fed = self._is_read and not self._decided
+            if is_fed and not self._sender.outstanding:
+                return
+            for row, result in self._sender.take(until=0 if is_fed else size, timeout=_TICK):
+                self._keep(row, result)
+
+    def _look_for_reasons_to_stop(self) -> None:
+        if self._ended_at:
+            if time.monotonic() > self._ended_at + GRACE:
+                self._sender.cancel()
+            return
+        if self.paused_site:
+            return
+        if reason := self._stop_asked or self._sender.client.stopped:
+            log.error("The sync stops: %s", reason.args[0])
+            self._begin_to_end(reason)
+        elif self._rules.pause_when_throttled and (exhausted := self._sender.client.exhausted_sites):
+            self.paused_site = exhausted[0]
+            self._is_read = True
+            self._decided.clear()
+            self._sender.stop(TalkableError("the run pauses while Talkable throttles"))
+
+    def _begin_to_end(self, reason: TalkableError) -> None:
+        self._ending = reason
+        self._ended_at = time.monotonic()
+        self._sender.stop(reason)
+
+    def _end_early(self, reason: TalkableError) -> None:
+        """After an error: bring home what is on the wire, and note that the rest was not tried."""
+        self._ledger.stopping = True
+        self._decided.extendleft(self._not_handed_over)
+        self._begin_to_end(reason)
+        try:
+            self._send_all()
+        except LedgerError:
+            self._log_what_the_ledger_lacks()
+
+    def _batch_size(self) -> int:
+        """A quarter of a second's worth: what a crash leaves in doubt is a batch or two."""
+        return int(min(_LARGEST_BATCH, max(self._max_in_flight, self._progress.sending_rate / 4)))
+
+    def _decide_on(self, rows: list[Row]) -> None:
+        """Look rows up in the ledger; those to be sent wait for their turn."""
+        self._is_read = not rows
+        histories = self._ledger.histories(rows)
+        for row in rows:
+            history = histories.get((row.site_slug, row.refund_key), History())
+            match decide(row, history, resend=self._rules.resend, writer=self._ledger.writer):
+                case Send():
+                    self._decided.append(row)
+                case Note(outcome, message):
+                    self._note(row, outcome, message)
+                case Skip(entry) if entry.is_of_this_task:
+                    self.summary.count(
+                        row,
+                        entry.event,
+                        entry.error_message,
+                        referral_id=entry.referral_id,
+                        ad_rewarded=entry.ad_rewarded,
+                    )
+                case Skip():
+                    self.summary.skipped += 1
+
+    def _next_batch(self, size: int) -> list[Row]:
+        """Rows to send now, less those that no longer make sense to send."""
+        batch: list[Row] = []
+        exhausted = self._sender.client.exhausted_sites
+        while self._decided and len(batch) < size:
+            row = self._decided.popleft()
+            if self._ending:
+                self._note(row, Outcome.ABORTED, f"Not tried: {self._ending.args[0]}")
+            elif row.site_slug in exhausted:
+                self._note(row, Outcome.THROTTLED, "Not sent: Talkable has throttled this site for too long")
+            else:
+                batch.append(row)
+        return batch
+
+    def _hand_over(self, batch: list[Row]) -> None:
+        """Write what has come to an outcome and what is about to be sent, then send that."""
+        # Until it is handed over, an error means that it was not sent.
+        self._not_handed_over = batch
+        self._ledger.append(self._unrecorded + [self._ledger.submitted(row) for row in batch])
+        self._unrecorded.clear()
+        self._sender.put((row, row.refund) for row in batch)
+        self._not_handed_over = []
+
+    def _keep(self, row: Row, result: RefundResult) -> None:
+        """Note what became of a refund that was handed over."""
+        result = result.redacted()
+        referral = result.referral or {}
+        self._unrecorded.append(self._ledger.outcome(row, result))
+        self.summary.sent += result.attempts > 0
+        if not self._is_to_be_resumed(result.outcome):
+            self.summary.count(
+                row,
+                result.outcome,
+                result.error_message,
+                referral_id=referral.get("id"),
+                ad_rewarded=referral.get("ad_rewarded"),
+            )
+
+    def _note(self, row: Row, outcome: Outcome, message: str) -> None:
+        """Note what becomes of a refund that is not sent."""
+        result = RefundResult(row.origin_slug, outcome, error_message=message)
+        self._unrecorded.append(self._ledger.outcome(row, result))
+        self.summary.count(row, outcome, message)
+
+    def _is_to_be_resumed(self, outcome: Outcome) -> bool:
+        if outcome is Outcome.THROTTLED:
+            return self._rules.pause_when_throttled
+        return outcome is Outcome.ABORTED and self.paused_site is not None
+
+    def _log_what_the_ledger_lacks(self) -> None:
+        """Without a ledger the log is the only place left to say what became of a refund."""
+        while self._sender.outstanding:
+            for row, result in self._sender.take(until=0, timeout=GRACE):
+                self._keep(row, result)
+            self._sender.cancel()
+        for entry in self._unrecorded:
+            log.error(
+                "Not in the ledger: site %s, refund_key %s, origin %s: %s",
+                entry["site_slug"],
+                printable(entry["refund_key"]),
+                printable(entry["origin_slug"]),
+                entry["event"],
+            )
+
+    def _count_requests(self) -> None:
+        client = self._sender.client
+        self.summary.requests += client.requests
+        self.summary.throttled_requests += client.throttled
+        for site, rate in client.learned_rates.items():
+            log.info("Site %s takes about %.1f requests/s", site, rate)
+
+
+class _Streak:
+    """Counts identical rejections in a row."""
+
+    def __init__(self, abort_after: int) -> None:
+        self._abort_after = abort_after
+        self._message: str | None = None
+        self._length = 0
+
+    def judge(self, result: RefundResult) -> TalkableError | None:
+        """The error that ends the run, once there are too many."""
+        if result.outcome is Outcome.REJECTED and result.error_message == self._message:
+            self._length += 1
+        elif result.outcome is Outcome.REJECTED:
+            self._message, self._length = result.error_message, 1
+        elif result.outcome.is_success:
+            self._message, self._length = None, 0
+        if self._message is not None and self._length >= self._abort_after:
+            return TalkableError(
+                f"{self._length} refunds in a row were rejected with the same words ({self._message}); "
+                "mend that, then run it again with resend={'rejected'}"
+            )
+        return None

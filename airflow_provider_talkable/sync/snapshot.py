@@ -1,0 +1,118 @@
+"""A query's rows on local disk, so that the warehouse is let go before the first request."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from decimal import Decimal
+
+from airflow_provider_talkable.protocol.errors import TalkableError
+from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.sync.rows import Row
+
+_TABLE = """
+CREATE TABLE rows (
+    number INTEGER PRIMARY KEY, site_slug TEXT, refund_key TEXT, origin_slug TEXT, refunded_at TEXT,
+    refund_subtotal TEXT, problem TEXT, message TEXT, copies INTEGER DEFAULT 1, differs INTEGER DEFAULT 0,
+    UNIQUE (site_slug, refund_key)
+)"""
+_ADD = """
+INSERT INTO rows (site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, problem, message)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (site_slug, refund_key) DO UPDATE SET
+    copies = copies + 1,
+    differs = differs OR (origin_slug, refunded_at, refund_subtotal, message) IS NOT
+        (excluded.origin_slug, excluded.refunded_at, excluded.refund_subtotal, excluded.message)"""
+_READ = """
+SELECT site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, problem, message, copies, differs
+FROM rows ORDER BY number"""
+
+
+class Snapshot:
+    """Rows in the order of the query, one for each key, in a private file that is gone with the process.
+
+    Rows with one key are one row if they are equal, and a ``conflict`` if they are not: nobody can say
+    which of them is meant. Memory does not grow with the number of rows.
+    """
+
+    def __init__(self) -> None:
+        # Without a name it is a file in the directory for temporary files, deleted while it is open.
+        self._database = sqlite3.connect("", isolation_level=None)
+        # Nothing here has to survive anything.
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute("PRAGMA synchronous = OFF")
+        self._database.execute(_TABLE)
+        self._reader: sqlite3.Cursor | None = None
+        self.rows = 0
+        """How many rows the query gave."""
+        self.refunds = 0
+        """How many different refunds they are."""
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._database.close()
+
+    def fill(self, rows: Iterable[Row]) -> None:
+        """Write all rows down.
+
+        :raises TalkableError: if the disk is full.
+        """
+        with _explained():
+            self._database.execute("BEGIN")
+            self._database.executemany(_ADD, map(_written, rows))
+            self._database.execute("COMMIT")
+            query = "SELECT count(*), coalesce(sum(copies), 0) FROM rows"
+            [(self.refunds, self.rows)] = self._database.execute(query)
+
+    def take(self, count: int) -> list[Row]:
+        """The next rows, at most ``count``; none when all were taken."""
+        with _explained():
+            if self._reader is None:
+                self._reader = self._database.execute(_READ)
+            return [_read(values) for values in self._reader.fetchmany(count)]
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.OperationalError, OSError) as error:
+        raise TalkableError(
+            f"The query's rows could not be kept on local disk ({error}); "
+            "make room where temporary files go, or set TMPDIR to where there is room"
+        ) from error
+
+
+def _written(row: Row) -> tuple[str | None, ...]:
+    return (
+        row.site_slug,
+        row.refund_key,
+        row.origin_slug,
+        None if row.refunded_at is None else row.refunded_at.isoformat(),
+        None if row.refund_subtotal is None else str(row.refund_subtotal),
+        row.problem,
+        row.message,
+    )
+
+
+def _read(values: tuple[str | None, ...]) -> Row:
+    site_slug, key, slug, refunded_at, subtotal, problem, message, copies, differs = values
+    if differs:
+        problem = Outcome.CONFLICT
+        message = (
+            f"{copies} rows of the query have this refund_key and differ, so none was sent; "
+            "give each refund a refund_key of its own"
+        )
+    return Row(
+        site_slug or "",
+        key or "",
+        slug or "",
+        datetime.fromisoformat(refunded_at) if refunded_at else None,
+        None if subtotal is None else Decimal(subtotal),
+        Outcome(problem) if problem else None,
+        message,
+    )

@@ -1,0 +1,114 @@
+"""What a sync came to, for XCom and for the last lines of the log."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from airflow_provider_talkable.protocol.errors import printable
+from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.sync.rows import Row
+
+SHOWN_FAILURES = 20
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a sync came to. ``rows`` is the sum of ``duplicates``, ``skipped`` and all ``outcomes``.
+
+    :param rows: Rows that the query gave.
+    :param duplicates: Rows that say again what another one says of the same refund.
+    :param skipped: Refunds that an earlier run had settled: nothing was sent.
+    :param outcomes: What became of the others, by outcome. In a preview ``to_send`` stands for
+        those that would be sent.
+    :param sent: Refunds that Talkable was asked for and looked at.
+    :param requests: HTTP requests for them, repeated and throttled ones included.
+    :param throttled_requests: Those answered 429.
+    :param seconds: How long it took, less the time it was deferred.
+    :param rate: Refunds sent per second.
+    :param referred: Refunds whose answer named a referral.
+    :param rewarded: Those of them whose advocate had been rewarded already: they came too late.
+    :param referral_unknown: Refunds whose answer said nothing of referrals.
+    :param failures: The first twenty refunds that failed, with the reason.
+    :param stopped: Why the run stopped before its end.
+    """
+
+    rows: int = 0
+    duplicates: int = 0
+    skipped: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    sent: int = 0
+    requests: int = 0
+    throttled_requests: int = 0
+    seconds: float = 0.0
+    rate: float = 0.0
+    referred: int = 0
+    rewarded: int = 0
+    referral_unknown: int = 0
+    failures: list[dict[str, str]] = field(default_factory=list)
+    stopped: str | None = None
+
+    @property
+    def done(self) -> int:
+        """How many refunds have come to something."""
+        return self.skipped + self.outcomes.total()
+
+    def count(
+        self,
+        row: Row,
+        outcome: str,
+        message: str | None = None,
+        *,
+        referral_id: object = None,
+        ad_rewarded: object = None,
+    ) -> None:
+        """Count what became of a refund."""
+        self.outcomes[outcome] += 1
+        if outcome == Outcome.REFUNDED:
+            self.referral_unknown += referral_id is None
+            self.referred += referral_id is not None
+            self.rewarded += ad_rewarded is True
+        elif outcome != Outcome.ALREADY_REFUNDED and len(self.failures) < SHOWN_FAILURES:
+            self.failures.append(
+                {
+                    "site_slug": row.site_slug,
+                    "refund_key": row.refund_key,
+                    "origin_slug": row.origin_slug,
+                    "outcome": str(outcome),
+                    "error_message": message or "",
+                }
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON-safe form."""
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {
+            "outcomes": dict(self.outcomes.most_common()),
+            "seconds": round(self.seconds, 3),
+            "rate": round(self.rate, 1),
+        }
+
+    def lines(self) -> list[str]:
+        """What the log ends with."""
+        came_to = f"Refunds: {self.tally()}; {self.skipped} settled before, {self.duplicates} duplicates"
+        took = f"Sent {self.sent} in {self.seconds:.1f} s ({self.rate:.1f}/s), {self.requests} requests"
+        failures = (
+            f"{printable(f['origin_slug'] or f['refund_key'])}: {f['outcome']}: {f['error_message']}"
+            for f in self.failures
+        )
+        return [
+            f"{came_to}; {self.rows} rows in all",
+            f"{took}, {self.throttled_requests} of them throttled (429)",
+            self._timeliness(),
+            *failures,
+        ]
+
+    def tally(self) -> str:
+        """The counts by outcome, in words."""
+        return ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common()) or "none"
+
+    def _timeliness(self) -> str:
+        if self.referral_unknown and not self.referred:
+            return "Talkable's answers said nothing of referrals"
+        line = f"Too late, the advocate had been rewarded: {self.rewarded} of {self.referred} referred orders"
+        return f"{line}; of {self.referral_unknown} nothing is known" if self.referral_unknown else line

@@ -1,0 +1,156 @@
+"""A shop: a warehouse with refunds, a sandbox that knows the orders, and the sync between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.engine import URL, Engine
+
+from airflow_provider_talkable.client.concurrent import Pace
+from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.retries import RetryPolicy
+from airflow_provider_talkable.sandbox import Sandbox
+from airflow_provider_talkable.sync.ledger import Ledger
+from airflow_provider_talkable.sync.query import rows_of
+from airflow_provider_talkable.sync.run import RefundSync, Rules
+from airflow_provider_talkable.sync.snapshot import Snapshot
+from airflow_provider_talkable.sync.summary import Summary
+from tests.conftest import KEY, Sandboxes
+
+SQL = "SELECT refund_key, origin_slug, refunded_at, refund_subtotal FROM refunds ORDER BY number"
+
+
+@dataclass
+class Shop:
+    """A warehouse, which holds the ledger too, and a local Talkable."""
+
+    engine: Engine
+    sandbox: Sandbox
+    syncs: list[RefundSync] = field(default_factory=list)
+
+    def order(self, *slugs: str, **fields: Any) -> None:
+        for slug in slugs:
+            self.sandbox.talkable.create_purchase(
+                "my-store", {"order_number": slug, "subtotal": 100} | fields
+            )
+
+    def refund(self, *rows: Sequence[object] | str) -> None:
+        """Put refunds into the warehouse: slugs, or (refund_key, slug, refunded_at, refund_subtotal)."""
+        padded = [
+            (None, row, None, None) if isinstance(row, str) else (*row, *[None] * (4 - len(row)))
+            for row in rows
+        ]
+        mark = "?" if self.engine.dialect.name == "sqlite" else "%s"
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql(
+                "CREATE TABLE IF NOT EXISTS refunds (number INTEGER PRIMARY KEY"
+                f"{'' if mark == '?' else ' GENERATED ALWAYS AS IDENTITY'},"
+                " refund_key TEXT, origin_slug TEXT, refunded_at TEXT, refund_subtotal TEXT)"
+            )
+            connection.exec_driver_sql(
+                "INSERT INTO refunds (refund_key, origin_slug, refunded_at, refund_subtotal)"
+                f" VALUES ({', '.join([mark] * 4)})",
+                padded,
+            )
+
+    def clear(self) -> None:
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM refunds")
+
+    def sync(
+        self,
+        *,
+        sql: str = SQL,
+        key: str = KEY,
+        policy: RetryPolicy | None = None,
+        pace: Pace | None = None,
+        summary: Summary | None = None,
+        ledger: Ledger | None = None,
+        before: Callable[[RefundSync], object] = lambda sync: None,
+        **rules: Any,
+    ) -> Summary:
+        """Run one sync and return its summary; the sync itself is the last of ``syncs``."""
+        with Snapshot() as snapshot:
+            ledger = ledger or Ledger(self.engine)
+            ledger.open()
+            snapshot.fill(rows_of(self.engine, sql, site_slug="my-store"))
+            sync = RefundSync(
+                snapshot,
+                ledger,
+                ClientConfig.parse(host=self.sandbox.url, api_key=key),
+                policy=policy or RetryPolicy(),
+                pace=pace or Pace(initial_rate=None),
+                rules=Rules(**rules),
+                summary=summary,
+            )
+            self.syncs.append(sync)
+            before(sync)
+            sync.run()
+            return sync.summary
+
+    def ledger(self) -> list[dict[str, Any]]:
+        """All entries, in the order of writing."""
+        with self.engine.connect() as connection:
+            rows = connection.exec_driver_sql("SELECT * FROM talkable_refund_ledger ORDER BY entry_id")
+            return [dict(row) for row in rows.mappings()]
+
+    def events(self, refund_key: str) -> list[str]:
+        """What the ledger says of one key, oldest first."""
+        return [entry["event"] for entry in self.ledger() if entry["refund_key"] == refund_key]
+
+    def states(self) -> dict[str, str]:
+        """The newest event of each key."""
+        return {entry["refund_key"]: entry["event"] for entry in self.ledger()}
+
+    def times_refunded(self, slug: str) -> int:
+        times: int = self.sandbox.talkable.snapshot()["my-store"][slug]["times_refunded"]
+        return times
+
+    @property
+    def sent(self) -> list[str]:
+        """The slugs that Talkable was asked to refund, in order."""
+        return [request["path"].split("/")[4] for request in self.sandbox.requests]
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> URL:
+    """An SQLite file that is yet to be made."""
+    return URL.create("sqlite", database=str(tmp_path / "warehouse.sqlite"))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> URL:
+    """Each of the databases that the ledger is tested on."""
+    url: URL = request.getfixturevalue(request.param)
+    return url
+
+
+@pytest.fixture
+def engines() -> Iterator[Callable[[URL], Engine]]:
+    """Makes engines and lets go of their connections after the test."""
+    made: list[Engine] = []
+
+    def make(url: URL) -> Engine:
+        made.append(create_engine(url))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.dispose()
+
+
+@pytest.fixture
+def shop(sqlite: URL, engines: Callable[[URL], Engine], sandboxes: Sandboxes) -> Shop:
+    """A shop whose warehouse is SQLite and whose Talkable answers with referrals."""
+    return Shop(engines(sqlite), sandboxes(generation="seed"))
+
+
+@pytest.fixture
+def postgres_shop(postgres: URL, engines: Callable[[URL], Engine], sandboxes: Sandboxes) -> Shop:
+    """A shop whose warehouse is PostgreSQL and whose Talkable answers with referrals."""
+    return Shop(engines(postgres), sandboxes(generation="seed"))

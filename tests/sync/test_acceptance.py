@@ -1,0 +1,215 @@
+"""What the sync promises, on a real PostgreSQL: nothing lost, nothing sent twice, nothing held open."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from airflow_provider_talkable.client.concurrent import Pace
+from airflow_provider_talkable.sandbox import Dials
+from tests.conftest import KEY
+from tests.sync.conftest import SQL, Shop
+
+
+class Refunds:
+    """Refunds of all kinds: 3 % unknown to Talkable, 5 % refunded already, 1 % malformed, a fifth partial."""
+
+    def __init__(self, count: int) -> None:
+        kinds = ["unknown"] * 3 + ["already"] * 5 + ["malformed"] + ["partial"] * 20 + ["full"] * 71
+        self.kinds = {f"order-{n}": kinds[n % 100] for n in range(count)}
+
+    def fill(self, shop: Shop) -> None:
+        talkable = shop.sandbox.talkable
+        for slug, kind in self.kinds.items():
+            if kind != "unknown":
+                talkable.create_purchase("my-store", {"order_number": slug, "subtotal": 100})
+            if kind == "already":
+                talkable.refund("my-store", slug, {})
+        shop.refund(*map(self._row, self.kinds))
+
+    def _row(self, slug: str) -> tuple[str, str, str, str | None]:
+        refunded_at = "soon" if self.kinds[slug] == "malformed" else "2026-01-02T03:04:05Z"
+        return f"refund of {slug}", slug, refunded_at, "7.25" if self.kinds[slug] == "partial" else None
+
+    def assert_each_has_its_outcome(self, shop: Shop) -> Counter[str]:
+        """Compare ledger and sandbox row by row; return the outcomes."""
+        states = shop.states()
+        assert len(states) == len(self.kinds)
+        held = shop.sandbox.talkable.snapshot()["my-store"]
+        possible: dict[str, set[tuple[object, ...]]] = {
+            "unknown": {("not_found", None, None)},
+            "already": {("already_refunded", 1, None)},
+            "malformed": {("invalid", 0, None)},
+            # A full refund is sent again after doubt, and is then already refunded.
+            "full": {("refunded", 1, None), ("already_refunded", 1, None)},
+            # A partial one is not: whether Talkable took it stays open.
+            "partial": {("refunded", 1, 7.25), ("unconfirmed", 1, 7.25), ("unconfirmed", 0, 0)},
+        }
+        for slug, kind in self.kinds.items():
+            origin = held.get(slug, {})
+            found = (
+                states[f"refund of {slug}"],
+                origin.get("times_refunded"),
+                origin.get("refund_subtotal") if kind == "partial" else None,
+            )
+            assert found in possible[kind], (slug, kind)
+        return Counter(states.values())
+
+
+def test_ten_thousand_refunds_through_faults_and_a_hidden_limit(postgres_shop: Shop) -> None:
+    shop, refunds = postgres_shop, Refunds(10_000)
+    refunds.fill(shop)
+    shop.sandbox.dials = Dials(errors=0.02, resets_after=0.01, rate_limit=500, seed=1)
+    summary = shop.sync(pace=Pace(max_in_flight=32, initial_rate=100))
+    outcomes = refunds.assert_each_has_its_outcome(shop)
+    assert outcomes == summary.outcomes
+    assert (outcomes["not_found"], outcomes["invalid"]) == (300, 100)
+    # Of 2,000 partial refunds about 3 in 100 met a fault.
+    assert 20 < outcomes["unconfirmed"] < 120
+    assert 0 < summary.throttled_requests < 0.05 * summary.requests
+    assert summary.sent == 9_900
+
+    before = len(shop.ledger())
+    shop.sandbox.requests.clear()
+    again = shop.sync()
+    assert (again.skipped, again.sent, len(shop.sandbox.requests)) == (10_000, 0, 0)
+    assert len(shop.ledger()) == before
+
+
+WORKER = f"""
+import json, sys
+from sqlalchemy import create_engine
+from airflow_provider_talkable.client.concurrent import Pace
+from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.retries import RetryPolicy
+from airflow_provider_talkable.sync.ledger import Ledger
+from airflow_provider_talkable.sync.query import rows_of
+from airflow_provider_talkable.sync.run import RefundSync, Rules
+from airflow_provider_talkable.sync.snapshot import Snapshot
+
+database, talkable, in_flight = sys.argv[1:]
+engine = create_engine(database)
+with Snapshot() as snapshot:
+    ledger = Ledger(engine)
+    ledger.open()
+    snapshot.fill(rows_of(engine, {SQL!r}, site_slug="my-store"))
+    print("begins", flush=True)
+    config = ClientConfig.parse(host=talkable, api_key={KEY!r})
+    pace = Pace(int(in_flight), initial_rate=None)
+    sync = RefundSync(snapshot, ledger, config, policy=RetryPolicy(), pace=pace, rules=Rules())
+    sync.run()
+    print(json.dumps(sync.summary.as_dict()))
+"""
+
+
+class Worker:
+    """The sync in a process of its own."""
+
+    def __init__(self, shop: Shop, *, in_flight: int) -> None:
+        database = shop.engine.url.render_as_string(hide_password=False)
+        command = [sys.executable, "-c", WORKER, database, shop.sandbox.url, str(in_flight)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def begins(self) -> None:
+        assert self._process.stdout
+        assert self._process.stdout.readline() == "begins\n"
+
+    def kill(self) -> None:
+        assert self._process.poll() is None, "it was too fast to be killed"
+        self._process.send_signal(signal.SIGKILL)
+        self._process.communicate()
+
+    def result(self) -> dict[str, object]:
+        output, _ = self._process.communicate(timeout=120)
+        assert self._process.returncode == 0
+        result: dict[str, object] = json.loads(output.splitlines()[-1])
+        return result
+
+
+def test_killed_twenty_times_it_loses_nothing_and_sends_nothing_twice(postgres_shop: Shop) -> None:
+    shop, refunds = postgres_shop, Refunds(6_000)
+    refunds.fill(shop)
+    shop.sandbox.dials = Dials(latency=0.05, errors=0.02, resets_after=0.01, seed=2)
+    moments = random.Random(3)
+    settled_at: list[tuple[int, set[str]]] = []
+    for _ in range(20):
+        worker = Worker(shop, in_flight=8)
+        worker.begins()
+        time.sleep(moments.uniform(0, 1.2))
+        worker.kill()
+        # What the dead process had on the wire still arrives.
+        time.sleep(0.2)
+        recorded = {e["origin_slug"] for e in shop.ledger() if "refunded" in e["event"]}
+        settled_at.append((len(shop.sent), recorded))
+    in_doubt = list(shop.states().values()).count("submitted")
+    shop.sandbox.dials.latency = 0
+    result = Worker(shop, in_flight=32).result()
+    outcomes = refunds.assert_each_has_its_outcome(shop)
+
+    # The runs that were killed have sent a good part of it, but not all, and left something in doubt.
+    assert 1_000 < settled_at[-1][0] < 5_000
+    assert in_doubt
+    assert outcomes["unconfirmed"] < 20 * 16 + 60
+    assert result["stopped"] is None
+    sent = shop.sent
+    assert len(sent) < 10_000, "the sandbox no longer remembers them all"
+    times = Counter(sent)
+    assert {times[slug] for slug, kind in refunds.kinds.items() if kind == "partial"} <= {0, 1}
+    for position, recorded in settled_at:
+        assert recorded.isdisjoint(sent[position:])
+
+
+def transactions(shop: Shop) -> Iterator[float]:
+    """The ages, in seconds, of all transactions that others have open on the warehouse."""
+    query = (
+        "SELECT extract(epoch FROM clock_timestamp() - xact_start) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND xact_start IS NOT NULL AND pid <> pg_backend_pid()"
+    )
+    with shop.engine.connect() as connection:
+        yield from (float(age) for (age,) in connection.exec_driver_sql(query))
+
+
+def test_no_transaction_stays_open_while_talkable_is_called(postgres_shop: Shop) -> None:
+    shop = postgres_shop
+    slugs = [f"order-{n}" for n in range(300)]
+    shop.order(*slugs)
+    shop.refund(*slugs)
+    shop.sandbox.dials.latency = 0.3
+    done = threading.Event()
+    ages: list[float] = []
+    looks: list[int] = []
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            if shop.sandbox.requests:
+                looks.append(1)
+                ages.extend(transactions(shop))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        assert shop.sync(pace=Pace(16, initial_rate=None)).outcomes == {"refunded": 300}
+    finally:
+        done.set()
+        watching.join()
+    assert len(looks) > 100
+    # The ledger's own are over in milliseconds; an answer takes 300.
+    assert max(ages, default=0) < 0.25
+
+
+@pytest.mark.parametrize("transaction_is_open", [True, False])
+def test_an_open_transaction_would_be_seen(postgres_shop: Shop, transaction_is_open: bool) -> None:
+    with postgres_shop.engine.connect() as connection:
+        if transaction_is_open:
+            connection.exec_driver_sql("SELECT 1")
+        time.sleep(0.3)
+        assert any(age > 0.25 for age in transactions(postgres_shop)) is transaction_is_open

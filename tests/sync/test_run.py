@@ -1,0 +1,438 @@
+"""The sync from warehouse to Talkable, over real HTTP, with the ledger in a real database."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from airflow_provider_talkable import LedgerLost
+from airflow_provider_talkable.client.concurrent import Pace
+from airflow_provider_talkable.client.retries import RetryPolicy
+from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.sandbox import Canned, Reset
+from airflow_provider_talkable.sync import ledger as ledger_module
+from airflow_provider_talkable.sync import run
+from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
+from airflow_provider_talkable.sync.run import RefundSync
+from airflow_provider_talkable.sync.summary import Summary
+from tests.sync.conftest import Shop
+
+LATE = {"status": "approved", "ad_rewarded": True}
+ONE_BY_ONE = Pace(max_in_flight=1, initial_rate=None)
+
+
+def test_every_row_ends_in_the_ledger_with_an_outcome(shop: Shop) -> None:
+    shop.order("A", "B", "C")
+    shop.order("D", referral=LATE)
+    shop.sandbox.talkable.refund("my-store", "C", {})
+    shop.refund(
+        ("a1", "A", "2026-01-02T03:04:05.678+02:00"),
+        ("b1", "B", None, "12.3456"),
+        ("c1", "C"),
+        ("d1", "D"),
+        ("x1", "X"),
+        ("y1", "Y", "yesterday"),
+    )
+    summary = shop.sync()
+    assert shop.states() == {
+        "a1": "refunded",
+        "b1": "refunded",
+        "c1": "already_refunded",
+        "d1": "refunded",
+        "x1": "not_found",
+        "y1": "invalid",
+    }
+    assert shop.events("a1") == ["submitted", "refunded"]
+    assert shop.events("y1") == ["invalid"]
+    assert summary.as_dict() | {"seconds": 0, "rate": 0} == {
+        "rows": 6,
+        "duplicates": 0,
+        "skipped": 0,
+        "outcomes": {"refunded": 3, "invalid": 1, "already_refunded": 1, "not_found": 1},
+        "sent": 5,
+        "requests": 5,
+        "throttled_requests": 0,
+        "seconds": 0,
+        "rate": 0,
+        "referred": 3,
+        "rewarded": 1,
+        "referral_unknown": 0,
+        "failures": summary.failures,
+        "stopped": None,
+    }
+    assert {(f["refund_key"], f["outcome"]) for f in summary.failures} == {
+        ("x1", "not_found"),
+        ("y1", "invalid"),
+    }
+    held = shop.sandbox.talkable.snapshot()["my-store"]
+    assert held["B"]["refund_subtotal"] == 12.3456
+    assert held["A"]["refunded_at"] == "2026-01-02T01:04:05.678+00:00"
+
+
+def test_a_second_run_sends_nothing_and_writes_nothing(shop: Shop) -> None:
+    shop.order("A", "B")
+    shop.refund("A", ("b", "B", None, "5"), "X", ("y", "Y", "yesterday"), ("k", "A"), ("k", "B"))
+    shop.sync()
+    before, asked = shop.ledger(), len(shop.sent)
+    summary = shop.sync()
+    assert shop.ledger() == before
+    assert len(shop.sent) == asked
+    assert (summary.skipped, summary.duplicates, summary.rows, summary.sent) == (5, 1, 6, 0)
+    assert summary.outcomes == {}
+
+
+def test_the_ledger_keeps_what_was_sent_and_what_came_back(shop: Shop) -> None:
+    shop.order("A", referral=LATE)
+    shop.refund(("a1", "A", "2026-01-02T03:04:05Z", "7.5"))
+    task_run = TaskRun("shop", "manual__1", "sync", 3, 2)
+    shop.sync(ledger=Ledger(shop.engine, task_run=task_run))
+    submitted, refunded = shop.ledger()
+    referral = shop.sandbox.talkable.snapshot()["my-store"]["A"]["referral"]
+    common = {
+        "site_slug": "my-store",
+        "refund_key": "a1",
+        "origin_slug": "A",
+        "refund_subtotal": 7.5,
+        "dag_id": "shop",
+        "run_id": "manual__1",
+        "task_id": "sync",
+        "map_index": 3,
+        "try_number": 2,
+    }
+    assert common.items() <= submitted.items()
+    assert common.items() <= refunded.items()
+    assert refunded["event"] == "refunded"
+    assert refunded["http_status"] == 200
+    assert refunded["attempts"] == 1
+    assert refunded["referral_id"] == str(referral["id"])
+    assert refunded["referral_status"] == "approved"
+    assert refunded["ad_rewarded"] == 1
+    assert str(refunded["refunded_at"]).startswith("2026-01-02 03:04:05")
+    assert submitted["http_status"] is None
+
+
+def test_submitted_is_written_before_the_request(shop: Shop) -> None:
+    seen: list[list[str]] = []
+    shop.order("A")
+    shop.refund("A")
+    shop.sandbox.dials.latency = 0.5
+    looking = threading.Timer(0.2, lambda: seen.extend([shop.sent, shop.events("A")]))
+    shop.sync(before=lambda sync: looking.start())
+    assert seen == [["A"], ["submitted"]]
+
+
+def test_rows_are_sent_in_the_order_of_the_query(shop: Shop) -> None:
+    slugs = [f"order-{n}" for n in range(40)]
+    shop.order(*slugs)
+    shop.refund(*reversed(slugs))
+    shop.sync(pace=ONE_BY_ONE)
+    assert shop.sent == slugs[::-1]
+
+
+# What a crash leaves behind
+
+
+def crashed(shop: Shop, *rows: tuple[object, ...]) -> None:
+    """Leave ``submitted`` entries, as a run does that is killed after writing them."""
+
+    def die(sync: RefundSync) -> None:
+        def put(items: object) -> None:
+            raise KeyboardInterrupt
+
+        sync._sender.put = put  # type: ignore[method-assign]
+        sync._end_early = lambda reason: None  # type: ignore[method-assign]
+
+    shop.refund(*rows)
+    with pytest.raises(KeyboardInterrupt):
+        shop.sync(before=die)
+    assert not shop.sent
+
+
+def test_after_a_crash_a_full_refund_is_sent_again_and_a_partial_one_is_held(shop: Shop) -> None:
+    shop.order("A", "B")
+    crashed(shop, ("a", "A"), ("b", "B", None, "5"))
+    summary = shop.sync()
+    assert shop.events("a") == ["submitted", "submitted", "refunded"]
+    assert shop.events("b") == ["submitted", "unconfirmed"]
+    assert shop.sent == ["A"]
+    [failure] = summary.failures
+    assert "name 'unconfirmed' in resend" in failure["error_message"]
+    assert shop.sync().outcomes == {}
+    shop.sync(resend=frozenset({Outcome.UNCONFIRMED}))
+    assert shop.sent == ["A", "B"]
+    assert shop.states() == {"a": "refunded", "b": "refunded"}
+
+
+def test_an_answer_that_never_came_leaves_a_partial_refund_unconfirmed(shop: Shop) -> None:
+    shop.order("A", "B")
+    shop.refund(("a", "A"), ("b", "B", None, "5"))
+    shop.sandbox.dials.next(Reset(acted=True), None, Reset(acted=True))
+    shop.sync(pace=ONE_BY_ONE)
+    assert shop.states() == {"a": "already_refunded", "b": "unconfirmed"}
+    assert [shop.times_refunded(slug) for slug in "AB"] == [1, 1]
+    shop.sync()
+    assert shop.sent == ["A", "A", "B"]
+
+
+# Conflicts
+
+
+def test_another_amount_for_the_same_key_is_reported_once_and_not_sent(shop: Shop) -> None:
+    shop.order("A")
+    shop.refund(("a", "A", None, "5"))
+    shop.sync()
+    shop.clear()
+    shop.refund(("a", "A", None, "6"))
+    summary = shop.sync()
+    assert summary.outcomes == {"conflict": 1}
+    assert "sent before with 5," in summary.failures[0]["error_message"]
+    assert shop.sync().skipped == 1
+    assert shop.sent == ["A"]
+    shop.clear()
+    shop.refund(("a", "A", None, "5"))
+    assert shop.sync().skipped == 1
+    assert shop.sent == ["A"]
+
+
+def test_rows_that_differ_under_one_key_are_all_held(shop: Shop) -> None:
+    shop.order("A")
+    shop.refund(("a", "A", None, "5"), ("a", "A", None, "6"), ("b", "A", None, "7"), ("b", "A", None, "7"))
+    summary = shop.sync()
+    assert summary.outcomes == {"conflict": 1, "refunded": 1}
+    assert (summary.rows, summary.duplicates) == (4, 2)
+    assert shop.sent == ["A"]
+    shop.clear()
+    shop.refund(("a", "A", None, "5"))
+    assert shop.sync().outcomes == {"refunded": 1}
+
+
+# What stops a run
+
+
+def test_a_refused_key_stops_the_run_and_the_rest_is_aborted(shop: Shop) -> None:
+    shop.order(*(f"order-{n}" for n in range(700)))
+    shop.refund(*(f"order-{n}" for n in range(700)))
+    summary = shop.sync(key="wrong", pace=ONE_BY_ONE)
+    assert set(shop.states().values()) == {"aborted"}
+    assert len(shop.states()) == 700
+    assert len(shop.sent) == 1
+    assert summary.outcomes == {"aborted": 700}
+    assert summary.stopped
+    assert summary.stopped.startswith("Talkable refused the API key")
+    assert shop.sync().outcomes == {"refunded": 700}
+
+
+def test_an_aborted_run_leaves_settled_refunds_alone(shop: Shop) -> None:
+    shop.order("A", "B")
+    shop.refund("A")
+    shop.sync()
+    shop.refund("B")
+    shop.sync(key="wrong")
+    assert shop.states() == {"A": "refunded", "B": "aborted"}
+
+
+def test_identical_rejections_in_a_row_stop_the_run(shop: Shop) -> None:
+    shop.order(*(f"order-{n}" for n in range(60)))
+    shop.refund(*(f"order-{n}" for n in range(60)))
+    refused = Canned(422, b'{"ok": false, "error_message": "Validation failed: no"}')
+    shop.sandbox.dials.next(None, *[refused] * 3, None, *[refused] * 50)
+    summary = shop.sync(pace=ONE_BY_ONE, abort_after=5)
+    assert summary.outcomes == {"refunded": 2, "rejected": 8, "aborted": 50}
+    assert summary.stopped
+    assert "5 refunds in a row were rejected with the same words (Validation failed: no)" in summary.stopped
+
+
+def test_rejections_that_differ_do_not_stop_the_run(shop: Shop) -> None:
+    shop.order(*(f"order-{n}" for n in range(30)))
+    shop.refund(*(f"order-{n}" for n in range(30)))
+    shop.sandbox.dials.next(
+        *[Canned(422, b'{"ok": false, "error_message": "no %d"}' % (n % 2)) for n in range(30)]
+    )
+    assert shop.sync(pace=ONE_BY_ONE, abort_after=5).outcomes == {"rejected": 30}
+
+
+def test_stopped_from_outside_what_is_on_the_wire_is_recorded(shop: Shop) -> None:
+    slugs = [f"order-{n}" for n in range(50)]
+    shop.order(*slugs)
+    shop.refund(*((slug, slug, None, "5") for slug in slugs))
+    shop.sandbox.dials.latency = 0.5
+
+    def stop_soon(sync: RefundSync) -> None:
+        threading.Timer(0.2, sync.stop, ["the task was stopped from outside"]).start()
+
+    started = time.monotonic()
+    summary = shop.sync(pace=Pace(max_in_flight=4, initial_rate=None), before=stop_soon)
+    assert time.monotonic() - started < 3
+    assert summary.outcomes == {"refunded": 4, "aborted": 46}
+    assert Counter(shop.states().values()) == {"refunded": 4, "aborted": 46}
+
+
+def test_what_does_not_end_in_time_after_a_stop_is_in_doubt(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.order("A", "B", "C")
+    shop.refund(("a", "A", None, "5"), "B", ("c", "C", None, "5"))
+    shop.sandbox.dials.latency = 30
+    monkeypatch.setattr(run, "GRACE", 0.5)
+    summary = shop.sync(
+        pace=Pace(max_in_flight=2, initial_rate=None),
+        before=lambda sync: threading.Timer(0.3, sync.stop, ["enough"]).start(),
+    )
+    assert shop.states() == {"a": "unconfirmed", "B": "failed", "c": "aborted"}
+    assert summary.stopped == "enough"
+
+
+def test_a_timeout_of_airflows_leaves_every_row_with_an_outcome(shop: Shop) -> None:
+    slugs = [f"order-{n}" for n in range(600)]
+    shop.order(*slugs)
+    shop.refund(*slugs)
+
+    def time_out_soon(sync: RefundSync) -> None:
+        take = sync._sender.take
+
+        def taking(**arguments: object) -> object:
+            if sync.summary.sent > 20 and not sync._ending:
+                raise TimeoutError("Timeout, PID: 1")
+            return take(**arguments)  # type: ignore[arg-type]
+
+        sync._sender.take = taking  # type: ignore[assignment, method-assign]
+
+    with pytest.raises(TimeoutError):
+        shop.sync(before=time_out_soon)
+    assert "submitted" not in shop.states().values()
+    assert len(shop.states()) == 600
+    assert shop.syncs[-1].summary.stopped == "the task was stopped (TimeoutError: Timeout, PID: 1)"
+
+
+def test_a_ledger_that_is_gone_for_a_while_is_waited_for(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    slugs = [f"order-{n}" for n in range(300)]
+    shop.order(*slugs)
+    shop.refund(*slugs)
+    path = str(shop.engine.url.database)
+
+    def lock_it(sync: RefundSync) -> None:
+        """Another process writes to the file for longer than SQLite waits by itself."""
+
+        def hold() -> None:
+            import sqlite3
+
+            other = sqlite3.connect(path, isolation_level=None)
+            other.execute("BEGIN EXCLUSIVE")
+            time.sleep(7)
+            other.close()
+
+        threading.Timer(0.05, hold).start()
+
+    shop.sandbox.dials.latency = 0.05
+    assert shop.sync(before=lock_it).outcomes == {"refunded": 300}
+    assert "cannot be reached (database is locked); trying again" in caplog.text
+    assert set(shop.states().values()) == {"refunded"}
+
+
+def test_a_ledger_that_is_lost_stops_the_run_and_the_log_says_what_it_lacks(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    slugs = [f"order-{n}" for n in range(300)]
+    shop.order(*slugs)
+    shop.refund(*slugs)
+    monkeypatch.setattr(ledger_module, "PATIENCE", 0.5)
+
+    def lose_it(sync: RefundSync) -> None:
+        append = sync._ledger._append
+
+        def failing(entries: list[dict[str, object]]) -> None:
+            if sync.summary.sent > 50:
+                raise OperationalError("INSERT", {}, Exception("server closed the connection"))
+            append(entries)
+
+        sync._ledger._append = failing  # type: ignore[assignment, method-assign]
+
+    shop.sandbox.dials.latency = 0.02
+    summary = shop.sync(before=lose_it)
+    sync = shop.syncs[-1]
+    assert isinstance(sync._ending, LedgerLost)
+    assert summary.stopped
+    assert "run this again: it goes on where the ledger ends" in summary.stopped
+    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Not in the ledger")]
+    answered = {entry["refund_key"] for entry in shop.ledger() if entry["event"] == "refunded"}
+    # What Talkable took is either in the ledger or in the log.
+    missing = set(shop.sent) - answered
+    assert missing
+    assert all(any(f"origin {slug}: refunded" in line for line in told) for slug in missing)
+    assert len(shop.sent) < 300
+    assert shop.sync().as_dict()["outcomes"].keys() <= {"refunded", "already_refunded"}
+    assert {shop.times_refunded(slug) for slug in slugs} == {1}
+
+
+# Throttling
+
+
+def test_a_throttled_site_ends_and_the_rest_of_it_is_not_sent(shop: Shop) -> None:
+    slugs = [f"order-{n}" for n in range(40)]
+    shop.order(*slugs)
+    shop.refund(*slugs)
+    shop.sandbox.dials.next(*[None] * 4, *[Canned(429, headers={"Retry-After": "60"})] * 40)
+    summary = shop.sync(
+        pace=Pace(max_in_flight=4, initial_rate=None), policy=RetryPolicy(throttle_patience=1)
+    )
+    assert summary.outcomes == {"refunded": 4, "throttled": 36}
+    assert summary.stopped is None
+    shop.sandbox.dials._next.clear()
+    assert shop.sync().outcomes == {"refunded": 36}
+
+
+def test_a_pause_for_throttling_is_resumed_with_the_same_summary(shop: Shop) -> None:
+    shop.order(*(f"order-{n}" for n in range(40)))
+    shop.order("late", referral=LATE)
+    shop.refund("late", "unknown", ("bad", "B", "never"), *(f"order-{n}" for n in range(40)))
+    shop.sandbox.dials.next(*[None] * 10, *[Canned(429, headers={"Retry-After": "60"})] * 40)
+    task = {"task_run": TaskRun("shop", "manual__1", "sync", -1, 1)}
+    ledger = Ledger(shop.engine, **task)  # type: ignore[arg-type]
+    rules: dict[str, Any] = {"pause_when_throttled": True, "policy": RetryPolicy(throttle_patience=1)}
+    first = shop.sync(ledger=ledger, pace=Pace(max_in_flight=4, initial_rate=None), **rules)
+    assert shop.syncs[-1].paused_site == "my-store"
+    assert first.sent == 10
+    assert Outcome.THROTTLED not in first.outcomes
+    shop.sandbox.dials._next.clear()
+
+    carried = Summary(sent=first.sent, requests=first.requests, throttled_requests=first.throttled_requests)
+    resumed = Ledger(shop.engine, writer=ledger.writer, **task)  # type: ignore[arg-type]
+    summary = shop.sync(ledger=resumed, summary=carried, **rules)
+    assert shop.syncs[-1].paused_site is None
+    assert summary.outcomes == {"refunded": 41, "not_found": 1, "invalid": 1}
+    assert (summary.rows, summary.sent, summary.skipped) == (43, 42, 0)
+    assert (summary.referred, summary.rewarded) == (41, 1)
+    assert summary.requests == len(shop.sent)
+    assert {f["refund_key"] for f in summary.failures} == {"unknown", "bad"}
+
+
+def test_a_retry_of_the_task_still_counts_what_failed_before(shop: Shop) -> None:
+    shop.order("A")
+    shop.refund("A", "X")
+    shop.sync(ledger=Ledger(shop.engine, task_run=TaskRun("shop", "manual__1", "sync", -1, 1)))
+    again = shop.sync(ledger=Ledger(shop.engine, task_run=TaskRun("shop", "manual__1", "sync", -1, 2)))
+    assert again.outcomes == {"refunded": 1, "not_found": 1}
+    assert (again.sent, again.skipped) == (0, 0)
+    other = shop.sync(ledger=Ledger(shop.engine, task_run=TaskRun("shop", "manual__2", "sync", -1, 1)))
+    assert (other.outcomes, other.skipped) == ({}, 2)
+
+
+def test_the_learned_rate_and_the_progress_are_logged(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    shop.sandbox.dials.rate_limit, shop.sandbox.dials.burst = 20, 5
+    slugs = [f"order-{n}" for n in range(30)]
+    shop.order(*slugs)
+    shop.refund(*slugs)
+    summary = shop.sync()
+    assert "Site my-store takes about" in caplog.text
+    assert summary.throttled_requests > 0
+    assert summary.requests == summary.throttled_requests + 30
+    assert summary.rate == pytest.approx(30 / summary.seconds)
