@@ -164,7 +164,21 @@ class AsyncTalkableClient:
                     gate.accepted(sent_at)
             return response, answer
 
-        return await AsyncRetrying(sleep=self._sleep, **attempts.for_tenacity)(attempt)
+        # Most requests succeed at once, and tenacity costs as much as sending one: it is brought in
+        # when the first attempt has failed, and is told of that as if it had made it.
+        try:
+            return await attempt()
+        except TalkableError as error:
+            if not attempts.may_repeat(error):
+                raise
+            failures = [error]
+
+        async def attempt_again() -> tuple[Response, T]:
+            if failures:
+                raise failures.pop()
+            return await attempt()
+
+        return await AsyncRetrying(sleep=self._sleep, **attempts.for_tenacity)(attempt_again)
 
     async def _take_place(self, site_slug: str, attempts: Attempts) -> _Gate | None:
         """Wait until the site's pacer lets the next request through.
@@ -177,9 +191,11 @@ class AsyncTalkableClient:
         gate = self._gates.get(site_slug)
         if gate is None:
             gate = self._gates[site_slug] = _Gate(self._new_pacer())
+        attempts.go_on_unless(self._stopped or gate.exhausted)
+        if not gate.queue.locked() and gate.pacer.seconds_to_wait() <= 0:
+            return gate
         # One at a time, in the order of asking: who asks again after a 429 does not overtake.
         async with gate.queue:
-            attempts.go_on_unless(self._stopped or gate.exhausted)
             while (wait := gate.pacer.seconds_to_wait()) > 0:
                 await self._wait(wait)
                 attempts.go_on_unless(self._stopped or gate.exhausted)

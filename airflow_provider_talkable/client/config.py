@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import SplitResult, quote, urlsplit
@@ -20,7 +21,7 @@ USER_AGENT = f"airflow-provider-talkable/{__version__}"
 _PRINTABLE = re.compile(r"[\x21-\x7e]+", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ClientConfig:
     """Everything a client needs to know. Build it with :meth:`parse`, which validates.
 
@@ -85,9 +86,14 @@ class ClientConfig:
 
     def without_key(self, body: bytes) -> bytes:
         """An answer's body without the key: some proxies' error pages quote the request's headers."""
-        for secret in (self.authorization.split(" ", 1)[1], quote(self.api_key, safe=""), self.api_key):
-            body = body.replace(secret.encode("ascii"), b"***")
+        for secret in self._secrets:
+            body = body.replace(secret, b"***")
         return body
+
+    @cached_property
+    def _secrets(self) -> tuple[bytes, ...]:
+        forms = (self.authorization.split(" ", 1)[1], quote(self.api_key, safe=""), self.api_key)
+        return tuple(form.encode("ascii") for form in forms)
 
 
 def _text(value: object) -> str:

@@ -68,6 +68,12 @@ class Attempts:
             self._has_ended = True
             raise self._last_error or ending
 
+    def may_repeat(self, error: TalkableError) -> bool:
+        """Whether a request that failed like this may be sent again, if there are attempts left."""
+        if isinstance(error, TalkableThrottled):
+            return True
+        return error.retryable and (self._request.repeatable or not error.may_have_acted)
+
     @property
     def for_tenacity(self) -> dict[str, Any]:
         """The arguments for tenacity's ``Retrying`` or ``AsyncRetrying``."""
@@ -81,13 +87,7 @@ class Attempts:
 
     def _is_worth_repeating(self, state: RetryCallState) -> bool:
         error = self._last_error = _error(state)
-        if self._has_ended:
-            return False
-        if isinstance(error, TalkableThrottled):
-            return True
-        if not isinstance(error, TalkableError) or not error.retryable:
-            return False
-        return self._request.repeatable or not error.may_have_acted
+        return isinstance(error, TalkableError) and not self._has_ended and self.may_repeat(error)
 
     def _seconds_to_wait(self, state: RetryCallState) -> float:
         error = _error(state)

@@ -209,7 +209,7 @@ def _auth_advice(message: str, status: int) -> str:
 
 def _json_object(body: bytes) -> JsonObject | None:
     try:
-        payload = json.loads(body.decode("utf-8-sig"), parse_constant=_no_such_constant)
+        payload = _decode(body.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         return None
     return payload if isinstance(payload, dict) else None
@@ -217,6 +217,10 @@ def _json_object(body: bytes) -> JsonObject | None:
 
 def _no_such_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+# Made once: json.loads would make one for each body.
+_decode = json.JSONDecoder(parse_constant=_no_such_constant).decode
 
 
 def _message(payload: JsonObject | None) -> str:

@@ -13,6 +13,9 @@ from urllib.parse import quote, urlencode
 
 from airflow_provider_talkable.protocol.refund import Refund
 
+# Made once: json.dumps would make one for each body.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 class AuthScheme(StrEnum):
     """How Talkable is given the API key."""
@@ -65,7 +68,7 @@ def refund_request(refund: Refund) -> Request:
     return Request(
         method="POST",
         path=f"/api/v2/origins/{quote(refund.origin_slug, safe=':')}/refund",
-        body=json.dumps(body, separators=(",", ":")).encode("ascii"),
+        body=_encode(body).encode("ascii"),
         repeatable=not refund.is_partial,
     )
 

@@ -158,12 +158,6 @@ class Ledger:
             "origin_slug": row.origin_slug,
             "refunded_at": row.refunded_at,
             "refund_subtotal": row.refund_subtotal,
-            "http_status": None,
-            "error_message": None,
-            "attempts": 0,
-            "referral_id": None,
-            "referral_status": None,
-            "ad_rewarded": None,
             **self._task_run,
             **values,
         }
@@ -222,8 +216,9 @@ class Ledger:
             if self._half_done and self._has_any(connection, entries):
                 entries = [entry for entry in entries if entry["entry_id"] not in self._half_done]
             self._half_done |= {entry["entry_id"] for entry in entries}
-            if entries:
-                connection.execute(self._table.insert(), list(entries))
+            # Their columns differ: what is submitted has none of what comes back.
+            for _, alike in groupby(sorted(entries, key=len), key=len):
+                connection.execute(self._table.insert(), list(alike))
         self._half_done = frozenset()
 
     def _has_any(self, connection: Connection, entries: Sequence[Values]) -> bool:
@@ -237,6 +232,7 @@ class Ledger:
         )
         return connection.execute(query).first() is not None
 
+    # SQLAlchemy's own errors show the statement and a thousand entries: none of that is for the log.
     def _patiently(self, call: Callable[[], T], patience: float | None = None) -> T:
         seconds = PATIENCE if patience is None else patience
         retrying = Retrying(
@@ -256,12 +252,12 @@ class Ledger:
             raise LedgerLost(
                 f"The ledger {self.name} cannot be reached ({_short(error)}); once its database is back, run "
                 "this again: it goes on where the ledger ends"
-            ) from error
+            ) from None
         except SQLAlchemyError as error:
             raise LedgerError(
                 f"The ledger {self.name} cannot be used ({_short(error)}); the connection needs to be "
                 "allowed to create it, or to select from it and insert into it"
-            ) from error
+            ) from None
 
 
 def _table(name: str, schema: str | None) -> Table:
@@ -282,7 +278,7 @@ def _table(name: str, schema: str | None) -> Table:
         Column("refund_subtotal", Numeric(15, 4).with_variant(Float(), "sqlite")),
         Column("http_status", Integer),
         Column("error_message", Text),
-        Column("attempts", Integer, nullable=False),
+        Column("attempts", Integer),
         Column("referral_id", String(64)),
         Column("referral_status", String(32)),
         Column("ad_rewarded", Boolean),

@@ -32,7 +32,7 @@ def rows_of(
     given = parameters if parameters is None or isinstance(parameters, Mapping) else tuple(parameters)
     # Without parameters nothing in the text is a placeholder, a lone % for instance.
     options = {"stream_results": True, "max_row_buffer": _AT_A_TIME, "no_parameters": given is None}
-    with engine.connect() as connection:
+    with engine.begin() as connection:
         result = connection.execution_options(**options).exec_driver_sql(sql, given)
         if not result.returns_rows:
             raise TalkableError("sql: gives no rows; it has to be one statement that selects refunds")

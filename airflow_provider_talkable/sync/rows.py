@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,8 @@ ROW_COLUMNS = ("refund_key", *COLUMNS)
 MAX_KEY = 512
 MAX_SITE = 128
 _UNKNOWN_SITE = "?"
+# PostgreSQL keeps no NUL, and a lone surrogate has no encoding.
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ def _check(field: str, text: str, longest: int | None = None) -> None:
 
 
 def _is_text(text: str) -> bool:
-    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+    return _NO_TEXT.search(text) is None
 
 
 def _storable(value: object, longest: int) -> str | None:

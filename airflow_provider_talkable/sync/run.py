@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from airflow_provider_talkable.client.concurrent import Pace, Sender
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.errors import LedgerError, TalkableError, printable
 from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.sync.decisions import History, Note, Send, Skip, decide
 from airflow_provider_talkable.sync.ledger import Ledger, Values
@@ -225,7 +226,8 @@ class RefundSync:
 
     def _keep(self, row: Row, result: RefundResult) -> None:
         """Note what became of a refund that was handed over."""
-        result = result.redacted()
+        if result.error_message:
+            result = replace(result, error_message=without_people(result.error_message))
         referral = result.referral or {}
         self._unrecorded.append(self._ledger.outcome(row, result))
         self.summary.sent += result.attempts > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,9 +26,12 @@ ON CONFLICT (site_slug, refund_key) DO UPDATE SET
     copies = copies + 1,
     differs = differs OR (origin_slug, refunded_at, refund_subtotal, message) IS NOT
         (excluded.origin_slug, excluded.refunded_at, excluded.refund_subtotal, excluded.message)"""
+# As one text: Python gives other threads a turn with each row that SQLite returns, and gets its own back
+# only after milliseconds when they are busy sending.
 _READ = """
-SELECT site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, problem, message, copies, differs
-FROM rows ORDER BY number"""
+SELECT json_group_array(json_array(
+    site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, problem, message, copies, differs))
+FROM (SELECT * FROM rows WHERE number > ? AND number <= ? ORDER BY number)"""
 
 
 class Snapshot:
@@ -44,7 +48,7 @@ class Snapshot:
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("PRAGMA synchronous = OFF")
         self._database.execute(_TABLE)
-        self._reader: sqlite3.Cursor | None = None
+        self._taken = 0
         self.rows = 0
         """How many rows the query gave."""
         self.refunds = 0
@@ -71,9 +75,9 @@ class Snapshot:
     def take(self, count: int) -> list[Row]:
         """The next rows, at most ``count``; none when all were taken."""
         with _explained():
-            if self._reader is None:
-                self._reader = self._database.execute(_READ)
-            return [_read(values) for values in self._reader.fetchmany(count)]
+            [(rows,)] = self._database.execute(_READ, (self._taken, self._taken + count))
+            self._taken += count
+            return [_read(*values) for values in json.loads(rows)]
 
 
 @contextmanager
@@ -99,8 +103,17 @@ def _written(row: Row) -> tuple[str | None, ...]:
     )
 
 
-def _read(values: tuple[str | None, ...]) -> Row:
-    site_slug, key, slug, refunded_at, subtotal, problem, message, copies, differs = values
+def _read(
+    site_slug: str,
+    refund_key: str,
+    origin_slug: str,
+    refunded_at: str | None,
+    subtotal: str | None,
+    problem: str | None,
+    message: str | None,
+    copies: int,
+    differs: int,
+) -> Row:
     if differs:
         problem = Outcome.CONFLICT
         message = (
@@ -108,9 +121,9 @@ def _read(values: tuple[str | None, ...]) -> Row:
             "give each refund a refund_key of its own"
         )
     return Row(
-        site_slug or "",
-        key or "",
-        slug or "",
+        site_slug,
+        refund_key,
+        origin_slug,
         datetime.fromisoformat(refunded_at) if refunded_at else None,
         None if subtotal is None else Decimal(subtotal),
         Outcome(problem) if problem else None,
