@@ -22,6 +22,14 @@ def get_provider_info() -> dict[str, Any]:
         ],
         "hooks": [{"integration-name": "Talkable", "python-modules": [f"{_PACKAGE}.hooks.talkable"]}],
         "operators": [{"integration-name": "Talkable", "python-modules": [f"{_PACKAGE}.operators.refund"]}],
+        "triggers": [{"integration-name": "Talkable", "python-modules": [f"{_PACKAGE}.triggers.throttle"]}],
+        "transfers": [
+            {
+                "source-integration-name": "Common SQL",
+                "target-integration-name": "Talkable",
+                "python-module": f"{_PACKAGE}.transfers.sql_to_talkable",
+            }
+        ],
         "connection-types": [
             {
                 "connection-type": "talkable",

@@ -11,7 +11,8 @@ from itertools import count
 from typing import Any
 
 import pytest
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy import create_engine
+from sqlalchemy.engine import URL, Engine, make_url
 
 # Before anything imports Airflow, which reads its configuration once.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="talkable-tests-")
@@ -142,3 +143,17 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
 def postgres(postgres_server: Callable[[], URL]) -> URL:
     """An empty database on a real PostgreSQL."""
     return postgres_server()
+
+
+@pytest.fixture
+def engines() -> Iterator[Callable[[URL], Engine]]:
+    """Makes engines and lets go of their connections after the test."""
+    made: list[Engine] = []
+
+    def make(url: URL) -> Engine:
+        made.append(create_engine(url))
+        return made[-1]
+
+    yield make
+    for engine in made:
+        engine.dispose()

@@ -34,10 +34,10 @@ class Airflow:
     def warehouse(self) -> sqlite3.Connection:
         return sqlite3.connect(self.home / "warehouse.sqlite")
 
-    def run(self, dag_id: str, *, folder: Path = EXAMPLES) -> str:
-        """Run a DAG for :data:`RUN_DATE` and return all that was logged, at DEBUG level."""
+    def run(self, dag_id: str, *arguments: str, folder: Path = EXAMPLES, date: datetime = RUN_DATE) -> str:
+        """Run a DAG for a date and return all that was logged, at DEBUG level."""
         migrated = self.command("db", "migrate")
-        return migrated + self.command("dags", "test", dag_id, RUN_DATE.isoformat(), folder=folder)
+        return migrated + self.command("dags", "test", *arguments, dag_id, date.isoformat(), folder=folder)
 
     def command(self, *arguments: str, folder: Path = EXAMPLES) -> str:
         """Run an Airflow command and return what it printed."""
@@ -81,8 +81,14 @@ class Airflow:
 
 @pytest.fixture
 def airflow(tmp_path: Path, sandboxes: Sandboxes) -> Airflow:
-    """A shop with the orders A to E: A to D were refunded today, E long ago; Talkable never saw D."""
-    sandbox = sandboxes(generation="seed")
+    """A shop with the orders A to E: A to D were refunded today, E long ago; Talkable never saw D.
+
+    Another of its sites has an order F, refunded today too.
+    """
+    sandbox = sandboxes(
+        generation="seed", site_slugs=("my-store", "my-store-ca", "my-store-de", "my-store-uk")
+    )
+    sandbox.talkable.create_purchase("my-store-de", {"order_number": "F", "subtotal": 100})
     for slug in "ABCE":
         order = {"order_number": slug, "subtotal": 100, "referral": LATE if slug == "C" else {}}
         sandbox.talkable.create_purchase("my-store", order)
@@ -94,4 +100,13 @@ def airflow(tmp_path: Path, sandboxes: Sandboxes) -> Airflow:
             warehouse.execute("INSERT INTO refunded_orders VALUES (?, ?, ?)", (slug, at, subtotal))
         at = (RUN_DATE - timedelta(days=30)).isoformat()
         warehouse.execute("INSERT INTO refunded_orders VALUES ('E', ?, NULL)", (at,))
+        warehouse.execute(
+            "CREATE TABLE refunds (refund_id, order_number, refunded_at, refund_subtotal, site_slug)"
+        )
+        warehouse.execute(
+            "INSERT INTO refunds SELECT 'r' || rowid, order_number, refunded_at, refund_subtotal, 'my-store'"
+            " FROM refunded_orders"
+        )
+        at = (RUN_DATE - timedelta(hours=1)).isoformat()
+        warehouse.execute("INSERT INTO refunds VALUES ('r6', 'F', ?, NULL, 'my-store-de')", (at,))
     return airflow

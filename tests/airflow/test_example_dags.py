@@ -8,13 +8,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow import __version__
 
-from tests.airflow.conftest import Airflow
+from tests.airflow.conftest import RUN_DATE, Airflow
 from tests.conftest import KEY
+
+AIRFLOW = tuple(map(int, __version__.split(".")[:2]))
+IS_AIRFLOW_3 = AIRFLOW >= (3, 0)
 
 
 def by_slug(results: list[Any]) -> dict[str, Any]:
@@ -72,6 +77,64 @@ def test_results_are_written_back_to_the_warehouse(airflow: Airflow) -> None:
     assert "@example.com" not in json.dumps(airflow.xcom("refund", "results"))
 
 
+def ledger(airflow: Airflow) -> list[tuple[str, str, str]]:
+    """The newest event of each refund."""
+    with closing(airflow.warehouse) as warehouse:
+        query = "SELECT site_slug, refund_key, event FROM talkable_refund_ledger ORDER BY entry_id"
+        return sorted({row[:2]: row for row in warehouse.execute(query)}.values())
+
+
+def test_the_daily_sync_sends_what_is_new(airflow: Airflow) -> None:
+    log = airflow.run("example_talkable_sync")
+    assert airflow.states() == {"sync_refunds": {"success"}}, log[-3000:]
+    assert ledger(airflow) == [
+        ("my-store", "r1", "refunded"),
+        ("my-store", "r2", "refunded"),
+        ("my-store", "r3", "refunded"),
+        ("my-store", "r4", "not_found"),
+    ]
+    [summary] = airflow.xcom("sync_refunds", "return_value")
+    assert (summary["rows"], summary["sent"], summary["rewarded"]) == (4, 4, 1)
+    assert "Too late, the advocate had been rewarded: 1 of 3 referred orders" in log
+    if IS_AIRFLOW_3:  # Before, `airflow dags test` leaves events out.
+        [(extra,)] = airflow.metadata("SELECT extra FROM asset_event")
+        assert json.loads(extra) == summary
+    assert_key_is_nowhere(airflow, log)
+
+    # The next day's window still has them; they are settled.
+    airflow.run("example_talkable_sync", date=RUN_DATE + timedelta(days=1))
+    summaries = airflow.xcom("sync_refunds", "return_value")
+    assert sorted((s["rows"], s["skipped"], s["sent"]) for s in summaries) == [(4, 0, 4), (4, 4, 0)]
+    assert len(airflow.sandbox.requests) == 4
+
+
+def test_each_site_is_synced_in_a_task_of_its_own(airflow: Airflow) -> None:
+    airflow.command("db", "migrate")
+    airflow.command("pools", "set", "talkable", "2", "Syncs to Talkable")
+    log = airflow.run("example_talkable_sync_sites")
+    assert airflow.states() == {"sync_refunds": {"success"}}, log[-3000:]
+    assert ("my-store-de", "r6", "refunded") in ledger(airflow)
+    assert len(ledger(airflow)) == 6
+    summaries = airflow.xcom("sync_refunds", "return_value")
+    assert [summary["rows"] for summary in summaries] == [5, 0, 1, 0]
+
+
+def test_the_backfill_begins_as_a_preview(airflow: Airflow) -> None:
+    log = airflow.run("example_talkable_sync_backfill")
+    assert airflow.states() == {"sync_refunds": {"success"}}, log[-3000:]
+    [summary] = airflow.xcom("sync_refunds", "return_value")
+    assert (summary["outcomes"], summary["rows"]) == ({"to_send": 5}, 5)
+    assert "Would send: C" in log
+    assert not airflow.sandbox.requests
+    conf = {"preview": False, "since": "2025-12-01", "resend": "not_found"}
+    log = airflow.run(
+        "example_talkable_sync_backfill", "--conf", json.dumps(conf), date=RUN_DATE + timedelta(1)
+    )
+    assert set(airflow.states()["sync_refunds"]) == {"success", "failed"}
+    assert "TalkableOriginNotFound: 1 of 6 refunds failed (1 not_found)" in log
+    assert len(airflow.sandbox.requests) == 6
+
+
 RETRIED = """
 from datetime import timedelta
 from airflow.providers.common.compat.sdk import DAG
@@ -95,9 +158,7 @@ def test_a_retry_sends_nothing_that_is_settled(airflow: Airflow) -> None:
     assert airflow.states() == {"refund": {"failed"}}, log[-3000:]
     [results] = airflow.xcom("refund", "results")
     sent = [request["path"].split("/")[4] for request in airflow.sandbox.requests]
-    from airflow import __version__
-
-    if tuple(map(int, __version__.split(".")[:2])) >= (3, 3):
+    if AIRFLOW >= (3, 3):
         assert sent == ["A", "B", "D", "D"]
         assert [r["outcome"] for r in results] == ["refunded", "refunded", "not_found"]
     else:

@@ -307,7 +307,7 @@ def test_fail_on_an_unknown_outcome_is_refused_when_the_dag_is_parsed() -> None:
 
 def test_by_default_what_lost_something_fails() -> None:
     assert set(LOSSES) == {
-        "rejected", "invalid", "not_found", "throttled", "failed", "unconfirmed", "aborted"
+        "rejected", "invalid", "conflict", "not_found", "throttled", "failed", "unconfirmed", "aborted"
     }  # fmt: skip
 
 

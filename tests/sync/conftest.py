@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable.client.concurrent import Pace
@@ -128,20 +127,6 @@ def database(request: pytest.FixtureRequest) -> URL:
     """Each of the databases that the ledger is tested on."""
     url: URL = request.getfixturevalue(request.param)
     return url
-
-
-@pytest.fixture
-def engines() -> Iterator[Callable[[URL], Engine]]:
-    """Makes engines and lets go of their connections after the test."""
-    made: list[Engine] = []
-
-    def make(url: URL) -> Engine:
-        made.append(create_engine(url))
-        return made[-1]
-
-    yield make
-    for engine in made:
-        engine.dispose()
 
 
 @pytest.fixture

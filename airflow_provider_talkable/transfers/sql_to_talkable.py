@@ -1,0 +1,313 @@
+"""The sync of a warehouse's refunds to Talkable."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from airflow.providers.common.compat.sdk import Asset, BaseHook, BaseOperator, conf
+
+from airflow_provider_talkable.operators._rendered import as_list_or_one
+from airflow_provider_talkable.operators.refund import LOSSES
+from airflow_provider_talkable.protocol.errors import (
+    InvalidRefund,
+    TalkableError,
+    TalkableOriginNotFound,
+    TalkableRejected,
+    TalkableThrottled,
+)
+from airflow_provider_talkable.protocol.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from sqlalchemy.engine import Engine
+
+    from airflow_provider_talkable.sync.ledger import TaskRun
+    from airflow_provider_talkable.sync.run import RefundSync, Rules
+    from airflow_provider_talkable.sync.summary import Summary
+
+log = logging.getLogger(__name__)
+
+_LONGEST_POLL = 60.0  # seconds
+# What the ledger does not know, and a resumed run goes on counting.
+_CARRIED = ("sent", "requests", "throttled_requests", "seconds")
+_ERRORS: dict[str, type[TalkableError]] = {
+    kind.outcome: kind
+    for kind in (InvalidRefund, TalkableOriginNotFound, TalkableRejected, TalkableThrottled)
+}
+
+
+class SqlToTalkableRefundOperator(BaseOperator):
+    """Refunds what a query returns, and keeps in a ledger what became of each refund.
+
+    Run it again as often as you like: what the ledger says is settled is not sent again. Every refund
+    the query returns ends in the ledger with an outcome; delivery is at least once for full
+    refunds, where Talkable itself makes a repeat harmless, and at most once for partial ones.
+
+    The rows are copied to local disk first, so no transaction is open in the warehouse while Talkable is
+    called. A summary is pushed to XCom, as ``return_value`` if the task succeeds and under the key
+    ``summary`` always; an asset among ``outlets`` gets it as its event's extra.
+
+    :param sql: One statement in the warehouse's own SQL, or the name of a ``.sql`` file. Its columns:
+        ``origin_slug``, or ``order_number``, or ``event_category`` with ``event_number``; optional
+        ``refund_key`` (the refund's own id, default the origin slug), ``refunded_at``,
+        ``refund_subtotal``, ``site_slug``.
+    :param sql_conn_id: The warehouse: any connection whose hook gives a SQLAlchemy engine.
+    :param parameters: Values for the query's placeholders, in the style of the warehouse's driver.
+    :param site_slug: The Talkable site id of rows that name none; default: the connection's.
+    :param talkable_conn_id: The Talkable connection.
+    :param ledger_conn_id: Where the ledger lies; default: in the warehouse.
+    :param ledger_table: The ledger's table, quoted as it is; made if it is missing.
+    :param ledger_schema: Its schema, quoted as it is; default: the connection's.
+    :param resend: Outcomes to try again although they are settled or held: ``not_found``, ``rejected``,
+        ``unconfirmed``, ``conflict``.
+    :param fail_on: The outcomes that count as failures; default: those that lost something.
+    :param max_failure_ratio: The share of failures, 0 to 1, above which the task fails once every row has
+        its outcome; of the refunds that this DAG run was the first to settle or try.
+    :param abort_after: Stop after so many identical rejections in a row with no success between.
+    :param preview: Send nothing and write nothing: report what would be sent.
+    :param deferrable: Free the worker slot while Talkable throttles for longer than the patience.
+    :param throttle_patience: Seconds to wait while Talkable answers a site with nothing but 429.
+    :param max_attempts: How many times a request is sent before its failure stands.
+    :param max_in_flight: Requests under way at a time.
+    :param initial_rate: Requests per second to begin with, for each site, doubled each second until
+        Talkable first answers 429; ``None``: unpaced until then.
+    :param max_rate: Requests per second never to exceed, for each site.
+    :raises InvalidRefund: if the query's columns are not those of a refund; nothing was sent then.
+    :raises TalkableError: at the end, if too many refunds failed: the class that fits, if one fits all
+        of them. Before it, the one that stopped the run: :class:`TalkableAuthError` for a refused
+        key, :class:`LedgerLost` if the ledger's database went away.
+    """
+
+    template_fields: Sequence[str] = (
+        "sql",
+        "parameters",
+        "sql_conn_id",
+        "talkable_conn_id",
+        "site_slug",
+        "ledger_conn_id",
+        "ledger_table",
+        "ledger_schema",
+        "resend",
+        "preview",
+    )
+    template_ext: Sequence[str] = (".sql",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "parameters": "json"}
+    ui_color = "#e9f5ef"
+
+    _sync: RefundSync | None = None
+    _is_killed = False
+
+    def __init__(
+        self,
+        *,
+        sql: str,
+        sql_conn_id: str,
+        parameters: Mapping[str, Any] | Sequence[Any] | None = None,
+        site_slug: str | None = None,
+        talkable_conn_id: str = "talkable_default",
+        ledger_conn_id: str | None = None,
+        ledger_table: str = "talkable_refund_ledger",
+        ledger_schema: str | None = None,
+        resend: Iterable[Outcome | str] | str = (),
+        fail_on: Iterable[Outcome | str] = LOSSES,
+        max_failure_ratio: float = 0.0,
+        abort_after: int = 20,
+        preview: bool | str = False,
+        deferrable: bool | None = None,
+        throttle_patience: float = 300.0,
+        max_attempts: int = 5,
+        max_in_flight: int = 16,
+        initial_rate: float | None = 5.0,
+        max_rate: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.sql = sql
+        self.sql_conn_id = sql_conn_id
+        self.parameters = parameters
+        self.site_slug = site_slug
+        self.talkable_conn_id = talkable_conn_id
+        self.ledger_conn_id = ledger_conn_id
+        self.ledger_table = ledger_table
+        self.ledger_schema = ledger_schema
+        self.resend = resend
+        self.fail_on = frozenset(
+            Outcome(name) for name in ([fail_on] if isinstance(fail_on, str) else fail_on)
+        )
+        if not 0 <= max_failure_ratio <= 1:
+            raise ValueError(f"max_failure_ratio={max_failure_ratio!r}: give a share, 0 to 1")
+        if abort_after < 1:
+            raise ValueError(f"abort_after={abort_after!r}: give 1 or more")
+        self.max_failure_ratio = max_failure_ratio
+        self.abort_after = abort_after
+        self.preview = preview
+        self.deferrable = (
+            conf.getboolean("operators", "default_deferrable", fallback=False)
+            if deferrable is None
+            else deferrable
+        )
+        self.throttle_patience = throttle_patience
+        self.max_attempts = max_attempts
+        self.max_in_flight = max_in_flight
+        self.initial_rate = initial_rate
+        self.max_rate = max_rate
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Sync, push the summary, and fail if an outcome calls for it."""
+        return self._run(context)
+
+    def resume(self, context: Context, event: dict[str, Any], carried: dict[str, Any]) -> dict[str, Any]:
+        """Go on where the ledger says, after the site was throttled."""
+        log.info("Site %s is not throttled any more; going on", event["site_slug"])
+        return self._run(context, **carried)
+
+    def on_kill(self) -> None:
+        """Let what is on the wire end, and send nothing more."""
+        self._is_killed = True
+        if self._sync:
+            self._sync.stop("the task was stopped from outside")
+
+    def _run(self, context: Context, *, writer: str | None = None, **carried: Any) -> dict[str, Any]:
+        from airflow_provider_talkable.hooks.talkable import TalkableHook
+        from airflow_provider_talkable.sync.ledger import Ledger
+        from airflow_provider_talkable.sync.preview import preview
+        from airflow_provider_talkable.sync.query import rows_of
+        from airflow_provider_talkable.sync.run import RefundSync
+        from airflow_provider_talkable.sync.snapshot import Snapshot
+        from airflow_provider_talkable.sync.summary import Summary
+
+        rules, is_preview = self._rules(), _boolean("preview", self.preview)
+        hook = TalkableHook(
+            self.talkable_conn_id,
+            site_slug=self.site_slug or None,
+            max_attempts=self.max_attempts,
+            throttle_patience=self.throttle_patience,
+            max_in_flight=self.max_in_flight,
+            initial_rate=self.initial_rate,
+            max_rate=self.max_rate,
+        )
+        # Whatever is wrong with the connections shows before the warehouse is asked for rows.
+        config = hook.get_conn().config
+        with ExitStack() as opened:
+            warehouse = _engine(self.sql_conn_id, opened)
+            ledger = Ledger(
+                _engine(self.ledger_conn_id, opened) if self.ledger_conn_id else warehouse,
+                table=self.ledger_table,
+                schema=self.ledger_schema or None,
+                task_run=_task_run(context),
+                writer=writer,
+            )
+            ledger.open(create=not is_preview)
+            snapshot = opened.enter_context(Snapshot())
+            snapshot.fill(rows_of(warehouse, self.sql, self.parameters or None, site_slug=hook.site_slug))
+            log.info("The query returned %d rows, %d refunds", snapshot.rows, snapshot.refunds)
+            if is_preview:
+                return self._tell(context, preview(snapshot, ledger, rules.resend))
+            self._sync = RefundSync(
+                snapshot,
+                ledger,
+                config,
+                policy=hook.policy,
+                pace=hook.pace,
+                rules=rules,
+                summary=Summary(**carried),
+            )
+            return self._send(context, self._sync, ledger.writer)
+
+    def _send(self, context: Context, sync: RefundSync, writer: str) -> dict[str, Any]:
+        if self._is_killed:
+            self.on_kill()
+        stopped: BaseException | None = None
+        try:
+            stopped = sync.run()
+        finally:
+            # Whatever ends it, a timeout of Airflow's included, what was learned is kept.
+            if not sync.paused_site:
+                summary = self._tell(context, sync.summary)
+        if stopped:
+            raise stopped
+        if sync.paused_site:
+            self._defer(sync, writer)
+        self._judge(sync.summary)
+        for outlet in self.outlets:
+            if isinstance(outlet, Asset):
+                context["outlet_events"][outlet].extra = summary
+        return summary
+
+    def _defer(self, sync: RefundSync, writer: str) -> NoReturn:
+        from airflow_provider_talkable.triggers.throttle import TalkableThrottleTrigger
+
+        log.info(
+            "Talkable throttles site %s; the task frees its slot until it does no more. So far: %s",
+            sync.paused_site,
+            sync.summary.tally(),
+        )
+        carried = {name: getattr(sync.summary, name) for name in _CARRIED}
+        self.defer(
+            trigger=TalkableThrottleTrigger(
+                self.talkable_conn_id, str(sync.paused_site), min(_LONGEST_POLL, self.throttle_patience)
+            ),
+            method_name=self.resume.__name__,
+            kwargs={"carried": {"writer": writer, **carried}},
+        )
+
+    def _rules(self) -> Rules:
+        from airflow_provider_talkable.sync.decisions import RESENDABLE
+        from airflow_provider_talkable.sync.run import Rules
+
+        given: Any = as_list_or_one("resend", self.resend)
+        names = given.replace(",", " ").split() if isinstance(given, str) else list(given)
+        known = {outcome.value for outcome in RESENDABLE}
+        for name in names:
+            if name not in known:
+                raise ValueError(f"resend={name!r}: give some of {', '.join(sorted(known))}")
+        return Rules(frozenset(map(Outcome, names)), self.abort_after, bool(self.deferrable))
+
+    def _tell(self, context: Context, summary: Summary) -> dict[str, Any]:
+        """Push the summary, and end the log with it."""
+        pushed = summary.as_dict()
+        context["ti"].xcom_push(key="summary", value=pushed)
+        for line in summary.lines():
+            log.info("%s", line)
+        return pushed
+
+    def _judge(self, summary: Summary) -> None:
+        failures = {name: count for name, count in summary.outcomes.items() if name in self.fail_on}
+        failed, tried = sum(failures.values()), summary.outcomes.total()
+        if failed and failed / tried > self.max_failure_ratio:
+            kind = _ERRORS.get(next(iter(failures)), TalkableError) if len(failures) == 1 else TalkableError
+            told = ", ".join(f"{count} {name}" for name, count in failures.items())
+            raise kind(
+                f"{failed} of {tried} refunds failed ({told}), more than max_failure_ratio="
+                f"{self.max_failure_ratio:g} allows; the ledger {self.ledger_table} has the reason of each"
+            )
+
+
+def _engine(conn_id: str, opened: ExitStack) -> Engine:
+    hook = BaseHook.get_hook(conn_id)
+    if not hasattr(hook, "get_sqlalchemy_engine"):
+        raise TalkableError(
+            f"Connection {conn_id!r} is no SQL database that SQLAlchemy knows ({type(hook).__name__}); "
+            "give one whose hook has get_sqlalchemy_engine"
+        )
+    engine: Engine = hook.get_sqlalchemy_engine()
+    opened.callback(engine.dispose)
+    return engine
+
+
+def _task_run(context: Context) -> TaskRun:
+    from airflow_provider_talkable.sync.ledger import TaskRun
+
+    ti = context["ti"]
+    return TaskRun(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number)
+
+
+def _boolean(field: str, value: bool | str) -> bool:
+    """Read a flag that a template may have turned into text."""
+    text = str(value).strip().lower()
+    if text not in ("true", "false"):
+        raise ValueError(f"{field}={value!r}: give True or False")
+    return text == "true"

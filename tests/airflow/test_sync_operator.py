@@ -1,0 +1,392 @@
+"""The sync's operator, run as Airflow runs it, with real databases and HTTP."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG, Asset, TaskDeferred
+from sqlalchemy.engine import URL
+
+from airflow_provider_talkable import (
+    InvalidConnection,
+    InvalidRefund,
+    LedgerError,
+    TalkableAuthError,
+    TalkableError,
+    TalkableOriginNotFound,
+    TalkableRejected,
+)
+from airflow_provider_talkable.sandbox import Canned, Sandbox
+from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
+from airflow_provider_talkable.triggers.throttle import TalkableThrottleTrigger
+from tests.conftest import KEY, Sandboxes
+
+Connect = Callable[..., str]
+SQL = "SELECT * FROM refunds ORDER BY rowid"
+
+
+class TaskInstance:
+    """What the operator uses of a task instance."""
+
+    dag_id, run_id, task_id, map_index = "shop", "manual__1", "sync", -1
+
+    def __init__(self, try_number: int = 1) -> None:
+        self.try_number = try_number
+        self.xcom: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcom[key] = json.loads(json.dumps(value))
+
+
+class OutletEvents(dict[Any, Any]):
+    """What Airflow hands to a task for its outlets."""
+
+    def __missing__(self, key: Any) -> Any:
+        self[key] = type("OutletEvent", (), {"extra": {}})()
+        return self[key]
+
+
+@dataclass
+class Shop:
+    """A warehouse in SQLite, a local Talkable, and connections to both."""
+
+    path: Path
+    sandbox: Sandbox
+
+    def refund(self, *rows: tuple[object, ...]) -> None:
+        with closing(sqlite3.connect(self.path)) as warehouse, warehouse:
+            warehouse.execute(
+                "CREATE TABLE IF NOT EXISTS refunds (refund_key, origin_slug, refunded_at, refund_subtotal)"
+            )
+            padded = [(*row, *[None] * (4 - len(row))) for row in rows]
+            warehouse.executemany("INSERT INTO refunds VALUES (?, ?, ?, ?)", padded)
+
+    def order(self, *slugs: str) -> None:
+        for slug in slugs:
+            self.sandbox.talkable.create_purchase("my-store", {"order_number": slug, "subtotal": 100})
+
+    def operator(self, *, params: Any = None, ti: Any = None, **fields: Any) -> tuple[Any, Any]:
+        dag = DAG("shop", schedule=None)
+        fields = {"sql": SQL, "sql_conn_id": "warehouse", "initial_rate": None} | fields
+        operator = SqlToTalkableRefundOperator(task_id="sync", dag=dag, **fields)
+        context: Any = {
+            "ti": ti or TaskInstance(),
+            "params": params or {},
+            "outlet_events": OutletEvents(),
+        }
+        operator.render_template_fields(context)
+        return operator, context
+
+    def run(self, **fields: Any) -> Any:
+        operator, context = self.operator(**fields)
+        return operator.execute(context)
+
+    def states(self, table: str = "talkable_refund_ledger", path: Path | None = None) -> dict[str, str]:
+        with closing(sqlite3.connect(path or self.path)) as warehouse:
+            rows = warehouse.execute(f"SELECT refund_key, event FROM {table} ORDER BY entry_id")
+            return dict(rows.fetchall())
+
+
+@pytest.fixture
+def shop(tmp_path: Path, sandboxes: Sandboxes, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    """A shop with the orders A to C, refunded as a, b and c; Talkable never saw X, refunded as x."""
+    shop = Shop(tmp_path / "warehouse.sqlite", sandboxes(generation="seed"))
+    connection = {"conn_type": "sqlite", "host": str(shop.path)}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(connection))
+    connect(shop.sandbox)
+    shop.order("A", "B", "C")
+    shop.refund(("a", "A"), ("b", "B", "2026-01-02", 12.5), ("c", "C"))
+    return shop
+
+
+def test_the_summary_is_returned_and_pushed(shop: Shop) -> None:
+    shop.refund(("x", "X"))
+    ti = TaskInstance()
+    summary = shop.run(ti=ti, fail_on=())
+    assert summary["outcomes"] == {"refunded": 3, "not_found": 1}
+    assert ti.xcom == {"summary": summary}
+    assert shop.states() == {"a": "refunded", "b": "refunded", "c": "refunded", "x": "not_found"}
+
+
+def test_the_fields_that_are_templated() -> None:
+    assert set(SqlToTalkableRefundOperator.template_fields) == {
+        "sql", "parameters", "sql_conn_id", "talkable_conn_id", "site_slug",
+        "ledger_conn_id", "ledger_table", "ledger_schema", "resend", "preview",
+    }  # fmt: skip
+
+
+def test_parameters_and_tables_are_templated(shop: Shop) -> None:
+    summary = shop.run(
+        sql="SELECT * FROM refunds WHERE origin_slug = :slug",
+        parameters={"slug": "{{ params.slug }}"},
+        ledger_table="{{ params.table }}",
+        params={"slug": "B", "table": "Settled Refunds"},
+    )
+    assert summary["rows"] == 1
+    assert shop.states('"Settled Refunds"') == {"b": "refunded"}
+
+
+def test_the_ledger_may_lie_elsewhere(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = tmp_path / "ledger.sqlite"
+    monkeypatch.setenv("AIRFLOW_CONN_LEDGER", json.dumps({"conn_type": "sqlite", "host": str(elsewhere)}))
+    shop.run(ledger_conn_id="ledger")
+    assert set(shop.states(path=elsewhere)) == {"a", "b", "c"}
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        shop.states()
+
+
+def test_postgres_as_airflow_connects_to_it(
+    postgres: URL, shop: Shop, engines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = {
+        "conn_type": "postgres",
+        "host": postgres.query["host"],
+        "login": "postgres",
+        "schema": postgres.database,
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_POSTGRES", json.dumps(connection))
+    with engines(postgres).begin() as warehouse:
+        warehouse.exec_driver_sql("CREATE SCHEMA talkable")
+        warehouse.exec_driver_sql(
+            "CREATE TABLE refunds (id uuid DEFAULT gen_random_uuid(), order_number text, at timestamptz,"
+            " amount numeric(10, 2))"
+        )
+        warehouse.exec_driver_sql(
+            "INSERT INTO refunds (order_number, at, amount)"
+            " VALUES ('A', '2026-01-02 03:04:05.678+02', NULL), ('B', now(), 12.30)"
+        )
+    fields = {
+        "sql_conn_id": "postgres",
+        "sql": "SELECT id AS refund_key, order_number, at AS refunded_at, amount AS refund_subtotal"
+        " FROM refunds WHERE order_number = ANY(%(slugs)s)",
+        "parameters": {"slugs": ["A", "B"]},
+        "ledger_schema": "talkable",
+    }
+    assert shop.run(**fields)["outcomes"] == {"refunded": 2}
+    assert shop.run(**fields)["sent"] == 0
+    held = shop.sandbox.talkable.snapshot()["my-store"]
+    assert held["A"]["refunded_at"] == "2026-01-02T01:04:05.678+00:00"
+    assert held["B"]["refund_subtotal"] == 12.3
+
+
+def test_too_many_failures_fail_the_task_after_everything_was_tried(shop: Shop) -> None:
+    shop.refund(("x", "X"))
+    ti = TaskInstance()
+    with pytest.raises(
+        TalkableOriginNotFound,
+        match=r"1 of 4 refunds failed \(1 not_found\), more than max_failure_ratio=0.2 allows",
+    ):
+        shop.run(ti=ti, max_failure_ratio=0.2)
+    assert ti.xcom["summary"]["outcomes"] == {"refunded": 3, "not_found": 1}
+    shop.run(ti=TaskInstance(), max_failure_ratio=0.25)
+
+
+def test_a_retry_does_not_turn_a_failure_into_a_success(shop: Shop) -> None:
+    shop.refund(("x", "X"))
+    for try_number in (1, 2):
+        with pytest.raises(TalkableOriginNotFound):
+            shop.run(ti=TaskInstance(try_number))
+    assert len(shop.sandbox.requests) == 4
+
+
+def test_failures_of_several_kinds_are_a_plain_error(shop: Shop) -> None:
+    shop.refund(("x", "X"), ("y", "Y", "yesterday"))
+    with pytest.raises(TalkableError, match="2 of 5 refunds failed") as caught:
+        shop.run()
+    assert type(caught.value) is TalkableError
+
+
+def test_a_refused_key_fails_the_task_as_such(shop: Shop, connect: Connect) -> None:
+    connect(shop.sandbox, key="wrong")
+    ti = TaskInstance()
+    with pytest.raises(TalkableAuthError, match="Talkable refused the API key"):
+        shop.run(ti=ti)
+    assert ti.xcom["summary"]["stopped"].startswith("Talkable refused the API key")
+    assert set(shop.states().values()) == {"aborted"}
+
+
+def test_many_rejections_in_a_row_fail_the_task(shop: Shop) -> None:
+    shop.sandbox.dials.next(*[Canned(422, b'{"ok": false, "error_message": "no"}')] * 3)
+    with pytest.raises(TalkableError, match="2 refunds in a row were rejected with the same words"):
+        shop.run(abort_after=2, max_in_flight=1)
+    assert sorted(shop.states().values()) == ["aborted", "rejected", "rejected"]
+
+
+@pytest.mark.parametrize(
+    "again",
+    [["not_found"], {"not_found"}, "not_found, unconfirmed", "{{ params.again }}"],
+    ids=["list", "set", "text", "template"],
+)
+def test_resend_tries_again_what_is_settled(shop: Shop, again: Any) -> None:
+    shop.refund(("x", "X"))
+    shop.run(fail_on=())
+    shop.order("X")
+    assert shop.run(resend="{{ params.again }}", params={"again": ""}, fail_on=())["sent"] == 0
+    assert shop.run(resend=again, params={"again": '["not_found"]'})["outcomes"] == {"refunded": 4}
+    assert len(shop.sandbox.requests) == 5
+    assert shop.states()["x"] == "refunded"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"resend": ["refunded"]},
+            "resend='refunded': give some of conflict, not_found, rejected, unconfirmed",
+        ),
+        ({"preview": "perhaps"}, "preview='perhaps': give True or False"),
+        ({"max_failure_ratio": 5}, "max_failure_ratio=5: give a share, 0 to 1"),
+        ({"abort_after": 0}, "abort_after=0: give 1 or more"),
+        ({"max_in_flight": 0}, "max_in_flight=0: give 1 or more"),
+        ({"max_rate": 0}, "max_rate=0: give requests per second, more than 0, or None"),
+        ({"fail_on": ["lost"]}, "'lost' is not a valid Outcome"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_sent(
+    shop: Shop, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        shop.run(**fields)
+    assert not shop.sandbox.requests
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "message"),
+    [
+        ({"sql": "SELECT 1 AS amount"}, InvalidRefund, "column='amount': rename it or leave it out"),
+        ({"sql": "SELECT 1 AS refund_key"}, InvalidRefund, "one has to be origin_slug, or order_number"),
+        ({"sql": "UPDATE refunds SET refund_key = 1"}, TalkableError, "sql: gives no rows"),
+        ({"ledger_table": "refunds"}, LedgerError, "refunds is no ledger of refunds"),
+        ({"sql_conn_id": "folder"}, TalkableError, r"'folder' is no SQL database .*FSHook"),
+    ],
+    ids=["unknown column", "no slug", "no rows", "another table", "no database"],
+)
+def test_what_cannot_be_synced_is_an_error_before_anything_is_sent(
+    shop: Shop, fields: dict[str, Any], kind: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_FOLDER", "fs://")
+    with pytest.raises(kind, match=message):
+        shop.run(**fields)
+    assert not shop.sandbox.requests
+    shop.run()
+
+
+def test_a_bad_connection_shows_before_the_warehouse_is_asked(shop: Shop, connect: Connect) -> None:
+    connect(shop.sandbox, extra="site_slug=my-store&timeout=never")
+    with pytest.raises(InvalidConnection, match="timeout='never'"):
+        shop.run(sql="this is no SQL")
+
+
+def test_rows_without_any_site_are_invalid(shop: Shop, connect: Connect) -> None:
+    connect(shop.sandbox, extra="")
+    with pytest.raises(InvalidRefund, match="3 invalid"):
+        shop.run()
+    assert shop.run(site_slug="my-store")["outcomes"] == {"refunded": 3}
+
+
+@pytest.mark.parametrize("preview", [True, "{{ params.preview }}"], ids=["flag", "template"])
+def test_a_preview_sends_and_writes_nothing(
+    shop: Shop, preview: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    shop.refund(("y", "Y", "yesterday"))
+    summary = shop.run(preview=preview, params={"preview": True})
+    assert summary["outcomes"] == {"to_send": 3, "invalid": 1}
+    assert "Would send: B" in caplog.text
+    assert not shop.sandbox.requests
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        shop.states()
+    shop.run(fail_on=())
+    again = shop.run(preview=preview, params={"preview": True})
+    assert (again["skipped"], again["outcomes"]) == (4, {})
+
+
+def test_an_asset_gets_the_summary(shop: Shop) -> None:
+    asset = Asset("talkable://my-store/refunds")
+    operator, context = shop.operator(outlets=[asset])
+    summary = operator.execute(context)
+    assert context["outlet_events"][asset].extra == summary
+
+
+def test_when_killed_what_is_on_the_wire_is_recorded(shop: Shop) -> None:
+    shop.sandbox.dials.latency = 0.5
+    operator, context = shop.operator(max_in_flight=2)
+    threading.Timer(0.3, operator.on_kill).start()
+    with pytest.raises(TalkableError, match="the task was stopped from outside"):
+        operator.execute(context)
+    assert shop.states() == {"a": "refunded", "b": "refunded", "c": "aborted"}
+    assert context["ti"].xcom["summary"]["outcomes"] == {"refunded": 2, "aborted": 1}
+
+
+def test_when_killed_before_it_sends_it_sends_nothing(shop: Shop) -> None:
+    operator, context = shop.operator()
+    operator.on_kill()
+    with pytest.raises(TalkableError, match="the task was stopped from outside"):
+        operator.execute(context)
+    assert not shop.sandbox.requests
+
+
+def test_a_throttled_task_defers_and_goes_on_with_the_same_summary(shop: Shop) -> None:
+    throttled = Canned(429, headers={"Retry-After": "60"})
+    shop.sandbox.dials.next(None, *[throttled] * 9)
+    fields = {"deferrable": True, "throttle_patience": 1, "max_in_flight": 1}
+    operator, context = shop.operator(**fields)
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    assert context["ti"].xcom == {}
+    assert isinstance(deferred.value.trigger, TalkableThrottleTrigger)
+    assert deferred.value.trigger.serialize()[1] == {
+        "talkable_conn_id": "talkable_default",
+        "site_slug": "my-store",
+        "poll_interval": 1,
+    }
+    kwargs = json.loads(json.dumps(deferred.value.kwargs))
+    shop.sandbox.dials._next.clear()
+
+    # Another process goes on.
+    operator, context = shop.operator(**fields)
+    resume = getattr(operator, deferred.value.method_name)
+    summary = resume(context, event={"site_slug": "my-store"}, **kwargs)
+    assert summary["outcomes"] == {"refunded": 3}
+    assert (summary["rows"], summary["sent"], summary["skipped"], summary["requests"]) == (3, 3, 0, 4)
+    assert summary["throttled_requests"] == 1
+    assert summary["referred"] == 3
+
+
+def test_without_deferral_the_patience_ends_in_failures(shop: Shop) -> None:
+    shop.sandbox.dials.next(None, *[Canned(429, headers={"Retry-After": "60"})] * 9)
+    with pytest.raises(TalkableError, match="2 throttled"):
+        shop.run(throttle_patience=1, max_in_flight=1)
+
+
+def test_no_people_are_in_the_summary_or_the_ledger(shop: Shop) -> None:
+    said = b'{"ok": false, "error_message": "no refund for jane.doe@example.com"}'
+    shop.sandbox.dials.next(Canned(422, said))
+    ti = TaskInstance()
+    with pytest.raises(TalkableRejected):
+        shop.run(ti=ti, max_in_flight=1)
+    kept = json.dumps(ti.xcom).encode() + shop.path.read_bytes()
+    assert b"no refund for" in kept
+    assert b"jane.doe" not in kept
+    assert b"@example.com" not in kept
+
+
+def test_the_key_is_nowhere(shop: Shop, caplog: pytest.LogCaptureFixture, capsys: Any) -> None:
+    caplog.set_level(logging.DEBUG)
+    ti = TaskInstance()
+    shop.run(ti=ti)
+    log = caplog.text + "".join(capsys.readouterr())
+    assert "3 refunded" in log
+    kept = log.encode() + json.dumps(ti.xcom).encode() + shop.path.read_bytes()
+    for secret in (KEY, "aTl1aWw3blFnRGp1Y0NpVEp1"):
+        assert secret.encode() not in kept
