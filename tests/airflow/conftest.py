@@ -39,10 +39,10 @@ class Airflow:
         migrated = self.command("db", "migrate")
         return migrated + self.command("dags", "test", *arguments, dag_id, date.isoformat(), folder=folder)
 
-    def command(self, *arguments: str, folder: Path = EXAMPLES) -> str:
-        """Run an Airflow command and return what it printed."""
+    def environment(self, folder: Path = EXAMPLES) -> dict[str, str]:
+        """What Airflow's processes need to know."""
         host = self.sandbox.url.removeprefix("http://")
-        environment = {
+        return {
             **os.environ,
             "AIRFLOW_HOME": str(self.home),
             "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
@@ -53,9 +53,12 @@ class Airflow:
             ),
             "AIRFLOW_CONN_TALKABLE_DEFAULT": f"talkable://http://:{KEY}@{host}/?site_slug=my-store",
         }
+
+    def command(self, *arguments: str, folder: Path = EXAMPLES) -> str:
+        """Run an Airflow command and return what it printed."""
         done = subprocess.run(
             [sys.executable, "-m", "airflow", *arguments],
-            env=environment,
+            env=self.environment(folder),
             capture_output=True,
             text=True,
             timeout=120,

@@ -1,0 +1,243 @@
+"""The sync under a real scheduler with LocalExecutor, and a real triggerer, on PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow import __version__
+from sqlalchemy.engine import URL, Engine
+
+from airflow_provider_talkable.sandbox import Dials
+from tests.airflow.conftest import Airflow
+from tests.conftest import Sandboxes
+
+IS_AIRFLOW_3 = int(__version__.split(".")[0]) >= 3
+SITES = ("ca", "de", "uk", "us")
+
+DAGS = """
+from datetime import timedelta
+from airflow.providers.common.compat.sdk import DAG
+from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
+
+refunds = dict(
+    task_id="sync",
+    sql_conn_id="shop",
+    sql="SELECT refund_key, order_number, refund_subtotal FROM refunds WHERE site = %(site)s ORDER BY number",
+    initial_rate=None,
+    fail_on=("failed", "throttled", "aborted"),
+)
+
+with DAG("sites", schedule=None):
+    SqlToTalkableRefundOperator.partial(
+        **refunds, parameters={"site": "{{ task.site_slug }}"}, pool="talkable"
+    ).expand(site_slug=["ca", "de", "uk", "us"])
+
+with DAG("deferred", schedule=None):
+    SqlToTalkableRefundOperator(
+        **refunds,
+        parameters={"site": "de"},
+        site_slug="de",
+        deferrable=True,
+        throttle_patience=2,
+        max_in_flight=2,
+    )
+"""
+
+
+@dataclass
+class Deployment:
+    """Airflow as people run it: its processes, its metadata and the warehouse on PostgreSQL."""
+
+    airflow: Airflow
+    metadata: Engine
+    warehouse: Engine
+    folder: Path
+    variables: dict[str, str]
+
+    def command(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "airflow", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return self.airflow.environment(self.folder) | self.variables
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "airflow", *arguments]
+        with (self.folder.parent / f"{arguments[0]}.log").open("wb") as log:
+            return subprocess.Popen(command, env=self.environment, stdout=log, stderr=subprocess.STDOUT)
+
+    def query(self, sql: str) -> list[Any]:
+        with self.metadata.connect() as connection:
+            return [tuple(row) for row in connection.exec_driver_sql(sql)]
+
+    def wait_for(self, states: set[str], *, dag_id: str, count: int = 1) -> None:
+        """Wait until all task instances of a DAG are in one of these states."""
+        deadline = time.monotonic() + 150
+        query = f"SELECT state FROM task_instance WHERE dag_id = '{dag_id}' AND task_id = 'sync'"
+        while True:
+            found = [state for (state,) in self.query(query)]
+            if len(found) == count and set(found) <= states:
+                return
+            assert time.monotonic() < deadline, f"{found}\n{self.logs()[-6000:]}"
+            assert "failed" not in found, self.logs()[-6000:]
+            time.sleep(0.3)
+
+    def logs(self) -> str:
+        """All logs of tasks."""
+        return "".join(path.read_text() for path in sorted(self.airflow.home.rglob("attempt=*.log*")))
+
+    def ledger(self) -> dict[tuple[str, str], list[str]]:
+        """The events of each refund, oldest first."""
+        events: dict[tuple[str, str], list[str]] = {}
+        with self.warehouse.connect() as connection:
+            rows = connection.exec_driver_sql(
+                "SELECT site_slug, refund_key, event FROM talkable_refund_ledger ORDER BY entry_id"
+            )
+            for site, key, event in rows:
+                events.setdefault((site, key), []).append(event)
+        return events
+
+    def summaries(self, dag_id: str) -> list[dict[str, Any]]:
+        key = "return_value"
+        rows = self.query(
+            f"SELECT value FROM xcom WHERE dag_id = '{dag_id}' AND key = '{key}' ORDER BY map_index"
+        )
+        return [_json(value) for (value,) in rows]
+
+
+def _json(value: Any) -> Any:
+    """An XCom's value, which Airflow 2 keeps as bytes and Airflow 3 as JSON, at times as JSON in JSON."""
+    if isinstance(value, bytes | memoryview):
+        value = bytes(value).decode()
+    return _json(json.loads(value)) if isinstance(value, str) else value
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+def deployment(
+    tmp_path: Path,
+    sandboxes: Sandboxes,
+    postgres_server: Callable[[], URL],
+    engines: Callable[[URL], Engine],
+) -> Iterator[Deployment]:
+    """Four sites with 200 refunds each, of which every tenth is unknown and every fifth partial."""
+    sandbox = sandboxes(generation="seed", site_slugs=SITES)
+    metadata, shop = postgres_server(), postgres_server()
+    warehouse = engines(shop)
+    with warehouse.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE TABLE refunds (number int, site text, refund_key text, order_number text,"
+            " refund_subtotal numeric(10, 2))"
+        )
+        for site in SITES:
+            for number in range(200):
+                slug = f"{site}-{number}"
+                if number % 10:
+                    sandbox.talkable.create_purchase(site, {"order_number": slug, "subtotal": 100})
+                subtotal = 12.5 if number % 5 == 1 else None
+                connection.exec_driver_sql(
+                    "INSERT INTO refunds VALUES (%s, %s, %s, %s, %s)",
+                    (number, site, f"r{number}", slug, subtotal),
+                )
+    folder = tmp_path / "dags"
+    folder.mkdir()
+    (folder / "dags.py").write_text(DAGS)
+    port = free_port()
+    connection_to_shop = {
+        "conn_type": "postgres",
+        "host": shop.query["host"],
+        "login": "postgres",
+        "schema": shop.database,
+    }
+    variables = {
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata.render_as_string(hide_password=False),
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+        "AIRFLOW_CONN_SHOP": json.dumps(connection_to_shop),
+    }
+    airflow = Airflow(tmp_path, sandbox)
+    deployment = Deployment(airflow, engines(metadata), warehouse, folder, variables)
+    deployment.command("db", "migrate")
+    deployment.command("pools", "set", "talkable", "4", "Syncs to Talkable")
+    components: list[tuple[str, ...]] = [("scheduler",), ("triggerer",)]
+    if IS_AIRFLOW_3:
+        components += [("api-server", "--port", str(port)), ("dag-processor",)]
+    with ExitStack() as running:
+        for component in components:
+            process = deployment.start(*component)
+            running.callback(process.wait, timeout=30)
+            running.callback(process.terminate)
+        yield deployment
+
+
+def test_four_sites_at_once(deployment: Deployment) -> None:
+    deployment.command("dags", "reserialize")
+    deployment.command("dags", "trigger", "sites")
+    deployment.wait_for({"success"}, dag_id="sites", count=4)
+    ledger = deployment.ledger()
+    assert len(ledger) == 4 * 200
+    for (site, key), events in ledger.items():
+        assert events == ["submitted", "not_found" if int(key[1:]) % 10 == 0 else "refunded"], (site, key)
+    for site in SITES:
+        held = deployment.airflow.sandbox.talkable.snapshot()[site]
+        assert Counter(origin["times_refunded"] for origin in held.values()) == {1: 180}
+        assert sum(origin["refund_subtotal"] == 12.5 for origin in held.values()) == 40
+    for summary in deployment.summaries("sites"):
+        assert (summary["rows"], summary["sent"]) == (200, 200)
+        assert summary["outcomes"] == {"refunded": 180, "not_found": 20}
+
+
+def test_a_throttled_task_is_deferred_and_goes_on_where_the_ledger_says(deployment: Deployment) -> None:
+    sandbox = deployment.airflow.sandbox
+    sandbox.dials = Dials(rate_limit=0.001, burst=50)
+    deployment.command("dags", "reserialize")
+    deployment.command("dags", "trigger", "deferred")
+    deployment.wait_for({"deferred"}, dag_id="deferred")
+    settled = [key for key, events in deployment.ledger().items() if events[-1] != "throttled"]
+    assert 0 < len(settled) <= 60
+    sandbox.dials.rate_limit = None
+    deployment.wait_for({"success"}, dag_id="deferred")
+    ledger = deployment.ledger()
+    assert len(ledger) == 200
+    assert Counter(events[-1] for events in ledger.values()) == {"refunded": 180, "not_found": 20}
+    held = sandbox.talkable.snapshot()["de"]
+    assert Counter(origin["times_refunded"] for origin in held.values()) == {1: 180}
+    [summary] = deployment.summaries("deferred")
+    assert summary["outcomes"] == {"refunded": 180, "not_found": 20}
+    assert (summary["rows"], summary["sent"], summary["skipped"]) == (200, 200, 0)
+    refunds = [request for request in sandbox.requests if request["method"] == "POST"]
+    assert summary["requests"] == len(refunds)
+    assert summary["throttled_requests"] == len(refunds) - 200
+    assert "Site de is not throttled any more; going on" in deployment.logs()
