@@ -1,4 +1,4 @@
-"""Shows the provider at work: a warehouse, a local Talkable, and a DAG between them.
+"""Shows the provider at work: a warehouse, a local Talkable, and the daily sync between them, run twice.
 
 Run it with ``make demo``. Everything it makes lies in ``.demo`` and is made anew each time.
 """
@@ -23,39 +23,42 @@ ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / ".demo"
 WAREHOUSE = DEMO / "warehouse.sqlite"
 DAG_LOG = DEMO / "dag.log"
-DAG_ID = "example_talkable_refunds_write_back"
-ORDERS = 300
+DAG_ID = "example_talkable_sync"
+REFUNDS = 150
 
 
 def main() -> int:
     """Run the demo; the exit status says whether every refund ended as it had to."""
     shutil.rmtree(DEMO, ignore_errors=True)
     DEMO.mkdir()
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     with Sandbox(generation="seed") as sandbox:
-        expected = fill(sandbox)
+        expected = fill(sandbox, today)
         print(f"A local Talkable answers on {sandbox.url}.")
-        print(f"The warehouse holds {ORDERS} orders; {sum(expected.values())} were refunded in the last day.")
-        print(f"\nRunning airflow dags test {DAG_ID} …")
-        run_dag(sandbox)
-        seen = outcomes()
+        print(f"The warehouse holds {sum(expected.values())} refunds of the last three days.")
+        run_dag(sandbox, today)
+        sent, seen = len(sandbox.requests), outcomes()
         if seen != expected:
             print(f"\nExpected {dict(expected)}, saw {dict(seen)}; see {DAG_LOG.relative_to(ROOT)}")
             return 1
+        run_dag(sandbox, today + timedelta(days=1))
+        if len(sandbox.requests) != sent or outcomes() != expected:
+            print(f"\nThe second run sent something; see {DAG_LOG.relative_to(ROOT)}")
+            return 1
         print(report(sandbox, seen))
-        print(f"\nOne of the results in XCom:\n{json.dumps(late_result(), indent=2)}")
     print(NEXT)
     return 0
 
 
-def fill(sandbox: Sandbox) -> Counter[str]:
-    """Fill warehouse and Talkable; return how many refunds of the last day will end in which outcome."""
-    now = datetime.now(UTC)
+def fill(sandbox: Sandbox, today: datetime) -> Counter[str]:
+    """Fill warehouse and Talkable; return how many refunds will end in which outcome."""
     expected: Counter[str] = Counter()
     with closing(sqlite3.connect(WAREHOUSE)) as warehouse, warehouse:
         warehouse.execute(
-            "CREATE TABLE refunded_orders (order_number TEXT, refunded_at TEXT, refund_subtotal NUMERIC)"
+            "CREATE TABLE refunds"
+            " (refund_id TEXT, order_number TEXT, refunded_at TEXT, refund_subtotal NUMERIC, site_slug TEXT)"
         )
-        for number in range(ORDERS):
+        for number in range(REFUNDS):
             slug = f"SHOP-{10_000 + number}"
             known = number % 31 != 0
             if known:
@@ -65,26 +68,22 @@ def fill(sandbox: Sandbox) -> Counter[str]:
                 sandbox.talkable.create_purchase(
                     "my-store", {"order_number": slug, "subtotal": 80, "referral": referral}
                 )
-            if number % 2:
-                continue
-            # Every second order was refunded: most in the last day, one in twelve long before.
-            recent = number % 12 != 0
-            refunded_at = now - timedelta(minutes=5 + number) - timedelta(days=0 if recent else 9)
-            subtotal = 20 if number % 14 == 0 else None
-            warehouse.execute(
-                "INSERT INTO refunded_orders VALUES (?, ?, ?)", (slug, refunded_at.isoformat(), subtotal)
-            )
             already = known and number % 22 == 0
             if already:
                 sandbox.talkable.refund("my-store", slug, {})
-            if recent:
-                expected["already_refunded" if already else "refunded" if known else "not_found"] += 1
+            # The second run's window, a day later, still reaches back to all of them.
+            refunded_at = today - timedelta(days=2) + timedelta(minutes=number)
+            row = (f"R-{number}", slug, refunded_at.isoformat(), 20 if number % 14 == 1 else None, "my-store")
+            warehouse.execute("INSERT INTO refunds VALUES (?, ?, ?, ?, ?)", row)
+            expected["already_refunded" if already else "refunded" if known else "not_found"] += 1
     sandbox.requests.clear()
     return expected
 
 
-def run_dag(sandbox: Sandbox) -> None:
-    """Run the DAG as ``airflow dags test`` does, with connections from the environment."""
+def run_dag(sandbox: Sandbox, date: datetime) -> None:
+    """Run the DAG with ``airflow dags test`` and connections from the environment, and show its log's end."""
+    print(f"\nairflow dags test {DAG_ID} {date:%Y-%m-%d}")
+    lines_before = len(list(told()))
     host = sandbox.url.removeprefix("http://")
     environment = {
         **os.environ,
@@ -94,8 +93,8 @@ def run_dag(sandbox: Sandbox) -> None:
         "AIRFLOW_CONN_SHOP_WAREHOUSE": json.dumps({"conn_type": "sqlite", "host": str(WAREHOUSE)}),
         "AIRFLOW_CONN_TALKABLE_DEFAULT": f"talkable://http://:{sandbox.api_key}@{host}/?site_slug=my-store",
     }
-    with DAG_LOG.open("w") as log:
-        for command in (["db", "migrate"], ["dags", "test", DAG_ID]):
+    with DAG_LOG.open("a") as log:
+        for command in (["db", "migrate"], ["dags", "test", DAG_ID, date.isoformat()]):
             subprocess.run(
                 [sys.executable, "-m", "airflow", *command],
                 env=environment,
@@ -105,42 +104,37 @@ def run_dag(sandbox: Sandbox) -> None:
                 check=False,
                 timeout=150,
             )
-    for line in told(DAG_LOG.read_text()):
+    for line in list(told())[lines_before:]:
         print(f"  {line}")
 
 
-def told(log: str) -> Iterator[str]:
-    """The lines of the log that the tasks themselves wrote about refunds."""
-    for line in log.splitlines():
-        if "Refunds: " in line:
-            yield line[line.index("Refunds: ") :].split("[")[0].strip()
+def told() -> Iterator[str]:
+    """What the sync itself wrote to the log at its end."""
+    beginnings = ("Refunds: ", "Sent ", "Too late, ")
+    for line in DAG_LOG.read_text().splitlines() if DAG_LOG.exists() else []:
+        for beginning in beginnings:
+            if beginning in line:
+                yield line[line.index(beginning) :].split("[")[0].strip()
 
 
 def outcomes() -> Counter[str]:
-    """What the DAG wrote back to the warehouse."""
+    """The newest entry of each refund in the ledger."""
     with closing(sqlite3.connect(WAREHOUSE)) as warehouse:
         try:
-            return Counter(
-                dict(warehouse.execute("SELECT outcome, count(*) FROM talkable_refunds GROUP BY 1"))
-            )
+            entries = warehouse.execute(
+                "SELECT refund_key, event FROM talkable_refund_ledger ORDER BY entry_id"
+            ).fetchall()
         except sqlite3.OperationalError:
-            return Counter()
-
-
-def late_result() -> object:
-    """From XCom, the first refund whose advocate had been rewarded already."""
-    with closing(sqlite3.connect(DEMO / "airflow" / "airflow.db")) as metadata:
-        query = "SELECT value FROM xcom WHERE task_id = 'refund' AND key = 'return_value'"
-        [[value]] = metadata.execute(query).fetchall()
-    results = json.loads(value)
-    results = json.loads(results) if isinstance(results, str) else results
-    return next(result for result in results if (result["referral"] or {}).get("ad_rewarded"))
+            entries = []
+    return Counter(dict(entries).values())
 
 
 def report(sandbox: Sandbox, seen: Counter[str]) -> str:
-    """A short table of outcomes, from the warehouse, and what Talkable itself holds."""
+    """A short table of outcomes, from the ledger, and what Talkable itself holds."""
     with closing(sqlite3.connect(WAREHOUSE)) as warehouse:
-        [late] = warehouse.execute("SELECT count(*) FROM talkable_refunds WHERE advocate_rewarded").fetchone()
+        late = warehouse.execute(
+            "SELECT origin_slug, referral_id FROM talkable_refund_ledger WHERE ad_rewarded ORDER BY entry_id"
+        ).fetchall()
     voided = sum(
         bool(origin["referral"]) and origin["referral"]["status"] == "voided"
         for origin in sandbox.talkable.snapshot()["my-store"].values()
@@ -150,12 +144,13 @@ def report(sandbox: Sandbox, seen: Counter[str]) -> str:
         "already_refunded": "Talkable had it already",
         "not_found": "Talkable never saw that order",
     }
-    lines = ["", f"{'outcome':<18}{'refunds':>8}  meaning"]
+    lines = ["", f"{'in the ledger':<18}{'refunds':>8}  meaning"]
     lines += [f"{outcome:<18}{count:>8}  {meaning.get(outcome, '')}" for outcome, count in seen.most_common()]
     lines += [
         "",
-        f"{len(sandbox.requests)} requests; Talkable now holds {voided} voided referrals.",
-        f"{late} refunds arrived after the advocate was rewarded.",
+        f"The second run sent nothing. Talkable holds {voided} voided referrals.",
+        "Too late came, among others: "
+        + ", ".join(f"{slug} (referral {referral})" for slug, referral in late[:3]),
     ]
     return "\n".join(lines)
 
@@ -163,7 +158,7 @@ def report(sandbox: Sandbox, seen: Counter[str]) -> str:
 NEXT = f"""
 Where to look next:
   {DAG_LOG.relative_to(ROOT)}             the whole log of the run
-  {WAREHOUSE.relative_to(ROOT)}   the table talkable_refunds, written by the DAG
+  {WAREHOUSE.relative_to(ROOT)}   the refunds, and the table talkable_refund_ledger
   example_dags/{DAG_ID}.py
   README.md                 how to use it in your own Airflow
   python -m airflow_provider_talkable.sandbox --help    a local Talkable for your own DAGs"""

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.client.sync import TalkableClient
 from airflow_provider_talkable.sandbox import Sandbox
+from tests.shop import Shop
 
 KEY = "i9uil7nQgDjucCiTJu"
 
@@ -157,3 +159,28 @@ def engines() -> Iterator[Callable[[URL], Engine]]:
     yield make
     for engine in made:
         engine.dispose()
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> URL:
+    """An SQLite file that is yet to be made."""
+    return URL.create("sqlite", database=str(tmp_path / "warehouse.sqlite"))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> URL:
+    """Each of the databases that the ledger is tested on."""
+    url: URL = request.getfixturevalue(request.param)
+    return url
+
+
+@pytest.fixture
+def shop(sqlite: URL, engines: Callable[[URL], Engine], sandboxes: Sandboxes) -> Shop:
+    """A shop whose warehouse is SQLite and whose Talkable answers with referrals."""
+    return Shop(engines(sqlite), sandboxes(generation="seed"))
+
+
+@pytest.fixture
+def postgres_shop(postgres: URL, engines: Callable[[URL], Engine], sandboxes: Sandboxes) -> Shop:
+    """A shop whose warehouse is PostgreSQL and whose Talkable answers with referrals."""
+    return Shop(engines(postgres), sandboxes(generation="seed"))

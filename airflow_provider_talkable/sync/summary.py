@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -99,16 +100,19 @@ class Summary:
         return [
             f"{came_to}; {self.rows} rows in all",
             f"{took}, {self.throttled_requests} of them throttled (429)",
-            self._timeliness(),
+            *self._timeliness(),
             *failures,
         ]
 
     def tally(self) -> str:
         """The counts by outcome, in words."""
-        return ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common()) or "none"
+        return (
+            ", ".join(f"{count} {outcome}" for outcome, count in self.outcomes.most_common()) or "nothing new"
+        )
 
-    def _timeliness(self) -> str:
-        if self.referral_unknown and not self.referred:
-            return "Talkable's answers said nothing of referrals"
-        line = f"Too late, the advocate had been rewarded: {self.rewarded} of {self.referred} referred orders"
-        return f"{line}; of {self.referral_unknown} nothing is known" if self.referral_unknown else line
+    def _timeliness(self) -> Iterator[str]:
+        if self.referred:
+            late = f"{self.rewarded} of {self.referred} referred orders"
+            yield f"Too late, the advocate had been rewarded: {late}"
+        if self.referral_unknown:
+            yield f"Of {self.referral_unknown} refunds Talkable did not say whether they were in time"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import json
 import re
 import shlex
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from airflow.providers.common.compat.sdk import DAG
 
 import airflow_provider_talkable
 from airflow_provider_talkable import Outcome, RefundResult
@@ -23,7 +25,11 @@ from airflow_provider_talkable.hooks.talkable import TalkableHook
 from airflow_provider_talkable.operators.refund import LOSSES
 from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.sandbox.__main__ import _parser
-from tests.airflow.conftest import Airflow
+from airflow_provider_talkable.sync.ledger import _table
+from airflow_provider_talkable.sync.rows import ROW_COLUMNS
+from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
+from tests.airflow.conftest import LATE, Airflow
+from tests.shop import Shop
 
 ROOT = Path(__file__).parents[2]
 ReadConfig = Callable[[str], ClientConfig]
@@ -50,8 +56,83 @@ def tables() -> list[list[list[str]]]:
     ]
 
 
+def python(beginning: str) -> str:
+    """The Python example that imports or calls this first of all of ours."""
+    [block] = [block for block in blocks("python") if beginning in block]
+    return block
+
+
+def test_the_sync(airflow: Airflow) -> None:
+    folder = airflow.home / "dags"
+    folder.mkdir()
+    (folder / "sync.py").write_text(python('DAG("sync"'))
+    with closing(airflow.warehouse) as warehouse, warehouse:
+        warehouse.execute("DELETE FROM refunds WHERE order_number IN ('D', 'F')")
+    log = airflow.run("sync", folder=folder)
+    assert airflow.states() == {"sync_refunds": {"success"}}, log[-3000:]
+    [summary] = airflow.xcom("sync_refunds", "summary")
+    assert summary["outcomes"] == {"refunded": 4}
+    example, _ = blocks("json")
+    assert list(json.loads(example)) == list(summary)
+
+
+def test_the_queries_over_the_ledger(shop: Shop, postgres_shop: Shop) -> None:
+    for where in (shop, postgres_shop):
+        where.order("A")
+        where.order("B", referral=LATE)
+        where.refund("A", "B", "X")
+        where.sync()
+        with where.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE refunds ADD COLUMN refund_id TEXT")
+            connection.exec_driver_sql("ALTER TABLE refunds ADD COLUMN order_number TEXT")
+            connection.exec_driver_sql(
+                "UPDATE refunds SET refund_id = origin_slug, refunded_at = '2026-10-05 00:00:00'"
+            )
+            connection.exec_driver_sql(
+                "INSERT INTO refunds (refund_id, refunded_at)"
+                " VALUES ('new', '2026-10-06'), ('old', '2026-09-01')"
+            )
+            failed, late, unsettled = (connection.exec_driver_sql(query).all() for query in blocks("sql"))
+        assert [row[2:4] for row in failed] == [("X", "not_found")]
+        assert [row[1] for row in late] == ["B"]
+        assert [row[0] for row in unsettled] == ["new"]
+
+
+@pytest.mark.parametrize("warehouse", ["postgres", "snowflake"])
+def test_the_recipes_can_be_parsed(warehouse: str) -> None:
+    recipe = python(f'sql_conn_id="{warehouse}_default"')
+    names = {"SqlToTalkableRefundOperator": SqlToTalkableRefundOperator}
+    with DAG("recipe", schedule=None) as dag:
+        exec(recipe, names)
+    [task] = dag.tasks
+    assert isinstance(task, SqlToTalkableRefundOperator)
+    assert task.sql_conn_id == f"{warehouse}_default"
+
+
+def test_the_table_of_columns() -> None:
+    [rows] = [table for table in tables() if table[0][0] == "`origin_slug`"]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row[0])} == set(ROW_COLUMNS)
+
+
+def test_the_table_of_the_ledger() -> None:
+    [rows] = [table for table in tables() if table[0][0].startswith("`site_slug`, `refund_key`")]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    assert named == set(_table("ledger", None).columns.keys())
+
+
+def test_the_defaults_in_the_text() -> None:
+    defaults = inspect.signature(SqlToTalkableRefundOperator).parameters
+    [rows] = [table for table in tables() if table[0][0] == "`max_in_flight`"]
+    for name, told, *_ in rows:
+        default = defaults[name.strip("`")].default
+        assert told.split()[0] == ("none" if default is None else f"{default:g}")
+    assert "`abort_after` (20)" in README
+    assert "`max_failure_ratio` (0)" in README
+    assert (defaults["abort_after"].default, defaults["max_failure_ratio"].default) == (20, 0)
+
+
 def test_the_dag(airflow: Airflow) -> None:
-    dag, _ = blocks("python")
+    dag = python('DAG("refunds"')
     folder = airflow.home / "dags"
     folder.mkdir()
     (folder / "refunds.py").write_text(dag)
@@ -67,13 +148,12 @@ def test_the_dag(airflow: Airflow) -> None:
 
 def test_the_hook(sandbox: Sandbox, connect: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
     connect(sandbox)
-    _, hook = blocks("python")
-    exec(hook, {})
+    exec(python("import TalkableHook"), {})
     assert "refunded None" in capsys.readouterr().out
 
 
 def test_the_result() -> None:
-    [result] = blocks("json")
+    _, result = blocks("json")
     assert list(json.loads(result)) == list(RefundResult("A", Outcome.REFUNDED).as_dict())
 
 

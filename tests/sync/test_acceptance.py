@@ -17,7 +17,7 @@ import pytest
 from airflow_provider_talkable.client.concurrent import Pace
 from airflow_provider_talkable.sandbox import Dials
 from tests.conftest import KEY
-from tests.sync.conftest import SQL, Shop
+from tests.shop import SQL, Shop
 
 
 class Refunds:

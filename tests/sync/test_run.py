@@ -21,7 +21,7 @@ from airflow_provider_talkable.sync import run
 from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
 from airflow_provider_talkable.sync.run import RefundSync
 from airflow_provider_talkable.sync.summary import Summary
-from tests.sync.conftest import Shop
+from tests.shop import Shop
 
 LATE = {"status": "approved", "ad_rewarded": True}
 ONE_BY_ONE = Pace(max_in_flight=1, initial_rate=None)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import pytest
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import Engine
 
 from airflow_provider_talkable.client.concurrent import Pace
 from airflow_provider_talkable.client.config import ClientConfig
@@ -19,7 +17,6 @@ from airflow_provider_talkable.sync.query import rows_of
 from airflow_provider_talkable.sync.run import RefundSync, Rules
 from airflow_provider_talkable.sync.snapshot import Snapshot
 from airflow_provider_talkable.sync.summary import Summary
-from tests.conftest import KEY, Sandboxes
 
 SQL = "SELECT refund_key, origin_slug, refunded_at, refund_subtotal FROM refunds ORDER BY number"
 
@@ -65,7 +62,7 @@ class Shop:
         self,
         *,
         sql: str = SQL,
-        key: str = KEY,
+        key: str | None = None,
         policy: RetryPolicy | None = None,
         pace: Pace | None = None,
         summary: Summary | None = None,
@@ -81,7 +78,7 @@ class Shop:
             sync = RefundSync(
                 snapshot,
                 ledger,
-                ClientConfig.parse(host=self.sandbox.url, api_key=key),
+                ClientConfig.parse(host=self.sandbox.url, api_key=key or self.sandbox.api_key),
                 policy=policy or RetryPolicy(),
                 pace=pace or Pace(initial_rate=None),
                 rules=Rules(**rules),
@@ -114,28 +111,3 @@ class Shop:
     def sent(self) -> list[str]:
         """The slugs that Talkable was asked to refund, in order."""
         return [request["path"].split("/")[4] for request in self.sandbox.requests]
-
-
-@pytest.fixture
-def sqlite(tmp_path: Path) -> URL:
-    """An SQLite file that is yet to be made."""
-    return URL.create("sqlite", database=str(tmp_path / "warehouse.sqlite"))
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def database(request: pytest.FixtureRequest) -> URL:
-    """Each of the databases that the ledger is tested on."""
-    url: URL = request.getfixturevalue(request.param)
-    return url
-
-
-@pytest.fixture
-def shop(sqlite: URL, engines: Callable[[URL], Engine], sandboxes: Sandboxes) -> Shop:
-    """A shop whose warehouse is SQLite and whose Talkable answers with referrals."""
-    return Shop(engines(sqlite), sandboxes(generation="seed"))
-
-
-@pytest.fixture
-def postgres_shop(postgres: URL, engines: Callable[[URL], Engine], sandboxes: Sandboxes) -> Shop:
-    """A shop whose warehouse is PostgreSQL and whose Talkable answers with referrals."""
-    return Shop(engines(postgres), sandboxes(generation="seed"))
