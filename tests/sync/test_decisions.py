@@ -1,0 +1,190 @@
+"""What is done with a row, for every history its key can have."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import pytest
+
+from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.sync.decisions import (
+    RESENDABLE,
+    SUBMITTED,
+    Decision,
+    Entry,
+    History,
+    Note,
+    Send,
+    Skip,
+    decide,
+)
+from airflow_provider_talkable.sync.rows import Row
+
+WHEN = datetime(2026, 4, 27, tzinfo=UTC)
+FULL = Row("my-store", "r1", "A", WHEN)
+PARTIAL = Row("my-store", "r1", "A", WHEN, Decimal("5.0000"))
+OTHERS = {
+    "amount": Row("my-store", "r1", "A", WHEN, Decimal("6.0000")),
+    "date": Row("my-store", "r1", "A", None, Decimal("5.0000")),
+    "origin": Row("my-store", "r1", "B", WHEN, Decimal("5.0000")),
+    "full": FULL,
+}
+
+
+def entries(row: Row, events: str) -> list[Entry]:
+    """Entries about a row, oldest first; ``@b`` behind an event says that writer b wrote it."""
+    made = []
+    for number, word in enumerate(events.split()):
+        event, _, writer = word.partition("@")
+        made.append(
+            Entry(
+                f"{number:016x}{writer or 'a'}", event, row.origin_slug, row.refunded_at, row.refund_subtotal
+            )
+        )
+    return made
+
+
+def after(row: Row, events: str, *, now: Row | None = None, **options: object) -> Decision:
+    """The decision on a row whose key has such a history."""
+    return decide(now or row, History.of(entries(row, events)), **options)  # type: ignore[arg-type]
+
+
+def outcome(decision: Decision) -> str:
+    match decision:
+        case Note(outcome):
+            return outcome
+        case Skip():
+            return "skip"
+        case Send():
+            return "send"
+
+
+@pytest.mark.parametrize(
+    ("events", "full", "partial"),
+    [
+        ("", "send", "send"),
+        ("submitted refunded", "skip", "skip"),
+        ("submitted already_refunded", "skip", "skip"),
+        ("submitted not_found", "skip", "skip"),
+        ("submitted rejected", "skip", "skip"),
+        ("submitted throttled", "send", "send"),
+        ("submitted failed", "send", "send"),
+        ("submitted unconfirmed", "skip", "skip"),
+        ("submitted aborted", "send", "send"),
+        ("aborted", "send", "send"),
+        ("invalid", "send", "send"),
+        ("conflict", "send", "send"),
+        ("submitted", "send", "unconfirmed"),
+        ("submitted refunded submitted", "send", "unconfirmed"),
+        ("submitted failed submitted", "send", "unconfirmed"),
+        # What says that nothing happened leaves what was known before as it is.
+        ("submitted refunded aborted", "skip", "skip"),
+        ("submitted refunded submitted throttled", "skip", "skip"),
+        ("submitted refunded invalid", "skip", "skip"),
+        ("submitted refunded conflict", "skip", "skip"),
+        ("submitted invalid", "send", "unconfirmed"),
+        ("submitted conflict", "send", "unconfirmed"),
+        # Of another run's doubt a run can say nothing, unless Talkable has answered.
+        ("submitted@a submitted@b aborted@b", "send", "unconfirmed"),
+        ("submitted@a submitted@b throttled@b", "send", "unconfirmed"),
+        ("submitted@a submitted@b refunded@b", "skip", "skip"),
+        ("submitted@a submitted@b aborted@b aborted@a", "send", "send"),
+    ],
+)
+def test_what_is_done_with_the_same_refund(events: str, full: str, partial: str) -> None:
+    assert outcome(after(FULL, events)) == full
+    assert outcome(after(PARTIAL, events)) == partial
+
+
+@pytest.mark.parametrize("now", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        ("submitted refunded", "conflict"),
+        ("submitted already_refunded", "conflict"),
+        ("submitted not_found", "conflict"),
+        ("submitted rejected", "conflict"),
+        ("submitted failed", "conflict"),
+        ("submitted unconfirmed", "conflict"),
+        ("submitted", "conflict"),
+        ("submitted refunded aborted", "conflict"),
+        # Talkable has never looked at it: there is nothing to contradict.
+        ("submitted throttled", "send"),
+        ("aborted", "send"),
+        ("invalid", "send"),
+        ("conflict", "send"),
+    ],
+)
+def test_what_is_done_with_another_refund_of_the_same_key(now: Row, events: str, expected: str) -> None:
+    assert outcome(after(PARTIAL, events, now=now)) == expected
+
+
+@pytest.mark.parametrize(
+    ("events", "resend", "same", "other"),
+    [
+        ("submitted not_found", "not_found", "send", "send"),
+        ("submitted rejected", "rejected", "send", "send"),
+        ("submitted unconfirmed", "unconfirmed", "send", "conflict"),
+        ("submitted", "unconfirmed", "send", "conflict"),
+        ("submitted unconfirmed", "conflict", "skip", "send"),
+        ("submitted refunded", "conflict", "skip", "send"),
+        ("submitted refunded", "not_found", "skip", "conflict"),
+        ("submitted not_found", "rejected", "skip", "conflict"),
+    ],
+)
+def test_what_resend_lets_through(events: str, resend: str, same: str, other: str) -> None:
+    named = frozenset({Outcome(resend)})
+    assert outcome(after(PARTIAL, events, resend=named)) == same
+    assert outcome(after(PARTIAL, events, now=OTHERS["amount"], resend=named)) == other
+
+
+@pytest.mark.parametrize("settled", ["refunded", "already_refunded"])
+def test_nothing_sends_again_what_talkable_has(settled: str) -> None:
+    assert outcome(after(PARTIAL, f"submitted {settled}", resend=RESENDABLE)) == "skip"
+
+
+def test_a_row_with_a_problem_is_never_sent() -> None:
+    problem = Row("my-store", "r1", "A", problem=Outcome.INVALID, message="refunded_at='soon': is no date")
+    for events in ("", "submitted", "submitted refunded", "submitted failed"):
+        decision = after(PARTIAL, events, now=problem, resend=RESENDABLE)
+        assert decision == Note(Outcome.INVALID, "refunded_at='soon': is no date")
+
+
+def test_a_problem_is_noted_once_and_again_only_in_other_words() -> None:
+    problem = Row("my-store", "r1", "A", problem=Outcome.INVALID, message="is no date")
+    known = Entry("1", "invalid", "A", error_message="is no date")
+    assert decide(problem, History.of([known])) == Skip(known)
+    other = Row("my-store", "r1", "A", problem=Outcome.INVALID, message="is negative")
+    assert decide(other, History.of([known])) == Note(Outcome.INVALID, "is negative")
+
+
+def test_a_conflict_is_noted_once_and_again_with_another_amount() -> None:
+    sent = entries(PARTIAL, "submitted refunded")
+    first = decide(OTHERS["amount"], History.of(sent))
+    assert isinstance(first, Note)
+    noted = Entry("3", "conflict", "A", error_message=first.message)
+    assert decide(OTHERS["amount"], History.of([*sent, noted])) == Skip(noted)
+    assert outcome(decide(OTHERS["date"], History.of([*sent, noted]))) == "conflict"
+
+
+def test_a_conflict_says_what_was_sent_what_the_row_says_and_what_to_do() -> None:
+    decision = after(PARTIAL, "submitted refunded", now=OTHERS["full"])
+    assert isinstance(decision, Note)
+    assert decision.message == (
+        "This refund_key was sent before with 5, 2026-04-27T00:00:00+00:00, for A and came out as refunded; "
+        "the row now says the whole order, 2026-04-27T00:00:00+00:00, for A, and was not sent: "
+        "a further refund needs a refund_key of its own"
+    )
+
+
+def test_a_resumed_run_does_not_try_its_own_failures_again() -> None:
+    assert outcome(after(FULL, "submitted@me failed@me", writer="me")) == "skip"
+    assert outcome(after(FULL, "submitted@me throttled@me", writer="me")) == "send"
+    assert outcome(after(FULL, "submitted@me aborted@me", writer="me")) == "send"
+    assert outcome(after(FULL, "submitted@you failed@you", writer="me")) == "send"
+
+
+def test_every_outcome_of_a_lone_entry_leads_to_a_decision() -> None:
+    for event in [SUBMITTED, *Outcome]:
+        assert outcome(after(FULL, event)) in {"send", "skip"}

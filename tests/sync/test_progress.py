@@ -1,0 +1,89 @@
+"""What a sync tells while it runs, and the figures it goes by."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.sync.progress import Progress
+from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.summary import Summary
+
+ROW = Row("my-store", "r1", "A")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+def test_it_tells_every_ten_seconds(log: pytest.LogCaptureFixture) -> None:
+    clock, summary = Clock(), Summary()
+    progress = Progress(3700, clock=clock)
+    for second in range(35):
+        clock.now = 100.0 + second
+        progress.tell(summary)
+        summary.skipped += 1
+        for _ in range(9):
+            summary.count(ROW, Outcome.REFUNDED)
+    assert len(log.messages) == 3
+    assert log.messages[0] == (
+        "100 of 3700 refunds (3 %), 10.0/s, 0:06:00 left: 90 refunded; 10 settled before"
+    )
+    assert log.messages[2].startswith("300 of 3700 refunds (8 %), 10.0/s")
+
+
+def test_the_rate_is_that_of_late(log: pytest.LogCaptureFixture) -> None:
+    clock, summary = Clock(), Summary()
+    progress = Progress(1000, clock=clock)
+    for second in range(40):
+        clock.now = 100.0 + second
+        summary.sent += 50 if second < 20 else 2
+        progress.tell(summary)
+    assert 2 <= progress.sending_rate < 3
+    assert progress.rate == 0
+    assert "unknown time left" in log.messages[-1]
+
+
+def test_a_summary_adds_up_and_can_be_pushed() -> None:
+    summary = Summary(rows=30, duplicates=2, skipped=3)
+    for number in range(25):
+        summary.count(Row("my-store", f"r{number}", f"o{number}"), Outcome.NOT_FOUND, "No origin found")
+    assert summary.done == 28
+    assert summary.rows == summary.duplicates + summary.skipped + summary.outcomes.total()
+    pushed = json.loads(json.dumps(summary.as_dict()))
+    assert pushed["outcomes"] == {"not_found": 25}
+    assert [failure["refund_key"] for failure in pushed["failures"]] == [f"r{n}" for n in range(20)]
+    assert summary.lines()[-1] == "o19: not_found: No origin found"
+
+
+def test_only_what_was_refunded_counts_as_in_time_or_late() -> None:
+    summary = Summary()
+    summary.count(ROW, Outcome.REFUNDED, referral_id=1, ad_rewarded=True)
+    summary.count(ROW, Outcome.REFUNDED, referral_id=2, ad_rewarded=False)
+    summary.count(ROW, Outcome.REFUNDED)
+    summary.count(ROW, Outcome.ALREADY_REFUNDED)
+    summary.count(ROW, Outcome.NOT_FOUND)
+    assert (summary.referred, summary.rewarded, summary.referral_unknown) == (2, 1, 1)
+    lines = summary.lines()
+    assert "Too late, the advocate had been rewarded: 1 of 2 referred orders" in lines
+    assert "Of 1 refunds Talkable did not say whether they were in time" in lines
+    assert not any("late" in line or "in time" in line for line in Summary().lines())
+
+
+def test_line_breaks_in_a_slug_do_not_break_the_log() -> None:
+    summary = Summary()
+    summary.count(Row("my-store", "r1", "A\nB"), Outcome.NOT_FOUND, "No origin found")
+    assert summary.lines()[-1] == r"'A\nB': not_found: No origin found"

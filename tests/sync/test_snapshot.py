@@ -1,0 +1,112 @@
+"""A query's rows on local disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.snapshot import Snapshot
+
+ROWS = [
+    Row("my-store", "r2", "B", datetime(2026, 4, 27, 7, 0, 0, 123000, UTC), Decimal("0.1000")),
+    Row("my-store", "r1", "Ä\n🛒'\"", None, Decimal("99999999999.9999")),
+    Row("other", "r1", "A"),
+    Row("my-store", "r3", "", problem=Outcome.INVALID, message="is no date"),
+]
+
+
+def kept(rows: list[Row], *, at_a_time: int = 100) -> list[Row]:
+    with Snapshot() as snapshot:
+        snapshot.fill(iter(rows))
+        taken: list[Row] = []
+        while some := snapshot.take(at_a_time):
+            assert len(some) <= at_a_time
+            taken += some
+        return taken
+
+
+@pytest.mark.parametrize("at_a_time", [1, 3, 100])
+def test_rows_come_back_as_they_were_in_the_same_order(at_a_time: int) -> None:
+    assert kept(ROWS, at_a_time=at_a_time) == ROWS
+
+
+def test_equal_rows_are_one() -> None:
+    with Snapshot() as snapshot:
+        snapshot.fill(ROWS * 3)
+        assert (snapshot.rows, snapshot.refunds) == (12, 4)
+        assert snapshot.take(100) == ROWS
+        assert snapshot.take(100) == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Row("my-store", "r1", "A", None, Decimal(6)),
+        Row("my-store", "r1", "A", None, None),
+        Row("my-store", "r1", "A", datetime(2026, 4, 27, tzinfo=UTC), Decimal(5)),
+        Row("my-store", "r1", "B", None, Decimal(5)),
+        Row("my-store", "r1", "A", problem=Outcome.INVALID, message="is no date"),
+    ],
+    ids=["amount", "no amount", "date", "origin", "invalid"],
+)
+def test_rows_that_differ_under_one_key_are_a_conflict(other: Row) -> None:
+    row = Row("my-store", "r1", "A", None, Decimal(5))
+    for rows in ([row, other], [other, row], [row, other, row, row]):
+        [found] = kept(rows)
+        assert found.problem is Outcome.CONFLICT
+        assert found.message
+        assert f"{len(rows)} rows of the query have this refund_key and differ" in found.message
+
+
+def test_no_rows_are_no_rows() -> None:
+    with Snapshot() as snapshot:
+        snapshot.fill([])
+        assert (snapshot.rows, snapshot.refunds, snapshot.take(10)) == (0, 0, [])
+
+
+def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SQLITE_TMPDIR", str(tmp_path))
+    with Snapshot() as snapshot:
+        snapshot.fill(Row("my-store", f"r{n}", "A" * 100) for n in range(50_000))
+        assert list(tmp_path.iterdir()) == []
+        assert len(snapshot.take(10)) == 10
+    assert list(tmp_path.iterdir()) == []
+
+
+FILL = """
+import resource, signal, sys
+from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.snapshot import Snapshot
+limit = int(sys.argv[2])
+if limit:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+with Snapshot() as snapshot:
+    snapshot.fill(Row("my-store", f"refund-{n}", f"order-{n}") for n in range(int(sys.argv[1])))
+    while snapshot.take(500):
+        pass
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def fill(count: int, *, file_size: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", FILL, str(count), str(file_size)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_memory_does_not_grow_with_the_rows() -> None:
+    few, many = (int(fill(count).stdout) for count in (2_000, 200_000))
+    assert many - few < 20 * 1024
+
+
+def test_a_full_disk_says_what_to_do() -> None:
+    failed = fill(200_000, file_size=1_000_000).stderr
+    assert "The query's rows could not be kept on local disk" in failed
+    assert "set TMPDIR to where there is room" in failed
