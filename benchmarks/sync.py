@@ -109,13 +109,13 @@ async def register(talkable: str, first: int, last: int) -> None:
 
 def throughput() -> None:
     """The sync and refund_many beside a bare aiohttp loop, interleaved; and with 100 ms an answer."""
-    count = 5000
+    count = 12_000
     names = ("bare aiohttp", "refund_many", "sync, SQLite", "sync, PostgreSQL")
     rates: dict[str, list[float]] = {name: [] for name in names}
     with postgres() as server, sandbox() as talkable, tempfile.TemporaryDirectory() as folder:
         local = f"sqlite:///{folder}/ledger.sqlite"
         config = ClientConfig.parse(host=talkable, api_key=KEY)
-        for turn in range(5):
+        for turn in range(3):
             first = 4 * count * turn
             asyncio.run(register(talkable, first, first + 4 * count))
             started = time.perf_counter()

@@ -113,7 +113,7 @@ class Pacer:
 
     def _grow(self, now: float) -> None:
         seconds, self._grown_at = now - self._grown_at, now
-        if now < self._paused_until:
+        if now < self._paused_until or self._rate == self._max_rate:
             return
         if self._ceiling is None:
             # No faster than twice what is being answered: a rate that is not used proves nothing.
@@ -146,7 +146,7 @@ class _RecentCount:
         return self._before * (1 - (now - self._began)) + self._here
 
     def _roll(self, now: float) -> None:
-        seconds = math.floor(now - self._began)
-        if seconds >= 1:
+        if now - self._began >= 1:
+            seconds = math.floor(now - self._began)
             self._before, self._here = (self._here if seconds == 1 else 0), 0
             self._began += seconds

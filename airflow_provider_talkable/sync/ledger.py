@@ -24,12 +24,16 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
+    bindparam,
     case,
+    cast,
+    func,
     inspect,
     literal,
     select,
 )
 from sqlalchemy.dialects.mysql import DATETIME
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.sql import quoted_name
@@ -218,8 +222,23 @@ class Ledger:
             self._half_done |= {entry["entry_id"] for entry in entries}
             # Their columns differ: what is submitted has none of what comes back.
             for _, alike in groupby(sorted(entries, key=len), key=len):
-                connection.execute(self._table.insert(), list(alike))
+                self._insert(connection, list(alike))
         self._half_done = frozenset()
+
+    def _insert(self, connection: Connection, entries: list[Values]) -> None:
+        if connection.dialect.name != "postgresql":
+            connection.execute(self._table.insert(), entries)
+            return
+        # One parameter for each column instead of each value takes half the time.
+        columns = self._table.columns
+        varying = [name for name in entries[0] if name not in self._task_run]
+        arrays = (cast(bindparam(name), ARRAY(columns[name].type)) for name in varying)
+        rows = func.unnest(*arrays).table_valued(*varying).render_derived()
+        same = (cast(bindparam(name), columns[name].type) for name in self._task_run)
+        connection.execute(
+            self._table.insert().from_select([*varying, *self._task_run], select(*rows.columns, *same)),
+            self._task_run | {name: [entry[name] for entry in entries] for name in varying},
+        )
 
     def _has_any(self, connection: Connection, entries: Sequence[Values]) -> bool:
         """Whether what an earlier, failed call was writing is there after all."""
@@ -312,7 +331,10 @@ def _text(value: object, longest: int | None = None) -> str | None:
     """As text, without what databases cannot keep in one."""
     if value is None:
         return None
-    return str(value).encode(errors="backslashreplace").decode().replace("\0", "\\x00")[:longest]
+    text = str(value)
+    if text.isascii() and "\0" not in text:
+        return text[:longest]
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")[:longest]
 
 
 def _short(error: BaseException | None) -> str:
