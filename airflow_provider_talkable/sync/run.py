@@ -89,6 +89,7 @@ class RefundSync:
         self._ending: TalkableError | None = None
         self._ended_at: float | None = None
         self._is_read = False
+        self._undecided: deque[Row] = deque()
         self._decided: deque[Row] = deque()
         self._not_handed_over: list[Row] = []
         self._unrecorded: list[Values] = []
@@ -135,7 +136,7 @@ class RefundSync:
             self._look_for_reasons_to_stop()
             size = self._batch_size()
             if not self._is_read and len(self._decided) < size:
-                self._decide_on(self._snapshot.take(_LOOK_UP))
+                self._decide()
             self._hand_over(self._next_batch(size) if self._sender.unfinished <= size else [])
             self._progress.tell(self.summary)
             is_fed = self._is_read and not self._decided
@@ -179,11 +180,14 @@ class RefundSync:
         """A quarter of a second's worth: what a crash leaves in doubt is a batch or two."""
         return int(min(_LARGEST_BATCH, max(self._max_in_flight, self._progress.sending_rate / 4)))
 
-    def _decide_on(self, rows: list[Row]) -> None:
-        """Look rows up in the ledger; those to be sent wait for their turn."""
-        self._is_read = not rows
-        histories = self._ledger.histories(rows)
-        for row in rows:
+    def _decide(self) -> None:
+        """Look the next rows up in the ledger; those to be sent wait for their turn."""
+        if not self._undecided:
+            self._undecided.extend(self._snapshot.take(_LOOK_UP))
+        self._is_read = not self._undecided
+        histories = self._ledger.histories(self._undecided)
+        while self._undecided:
+            row = self._undecided.popleft()
             history = histories.get((row.site_slug, row.refund_key), History())
             match decide(row, history, resend=self._rules.resend, writer=self._ledger.writer):
                 case Send():
@@ -291,8 +295,9 @@ class _Streak:
         elif result.outcome.is_success:
             self._message, self._length = None, 0
         if self._message is not None and self._length >= self._abort_after:
+            words = without_people(self._message)
             return TalkableError(
-                f"{self._length} refunds in a row were rejected with the same words ({self._message}); "
+                f"{self._length} refunds in a row were rejected with the same words ({words}); "
                 "mend that, then run it again with resend={'rejected'}"
             )
         return None

@@ -240,12 +240,15 @@ def test_an_aborted_run_leaves_settled_refunds_alone(shop: Shop) -> None:
 def test_identical_rejections_in_a_row_stop_the_run(shop: Shop) -> None:
     shop.order(*(f"order-{n}" for n in range(60)))
     shop.refund(*(f"order-{n}" for n in range(60)))
-    refused = Canned(422, b'{"ok": false, "error_message": "Validation failed: no"}')
+    refused = Canned(422, b'{"ok": false, "error_message": "Validation failed: no jane@example.com"}')
     shop.sandbox.dials.next(None, *[refused] * 3, None, *[refused] * 50)
     summary = shop.sync(pace=ONE_BY_ONE, abort_after=5)
     assert summary.outcomes == {"refunded": 2, "rejected": 8, "aborted": 50}
     assert summary.stopped
-    assert "5 refunds in a row were rejected with the same words (Validation failed: no)" in summary.stopped
+    assert (
+        "5 refunds in a row were rejected with the same words (Validation failed: no [redacted])"
+        in summary.stopped
+    )
 
 
 def test_rejections_that_differ_do_not_stop_the_run(shop: Shop) -> None:
@@ -308,6 +311,29 @@ def test_a_timeout_of_airflows_leaves_every_row_with_an_outcome(shop: Shop) -> N
     assert "submitted" not in shop.states().values()
     assert len(shop.states()) == 600
     assert shop.syncs[-1].summary.stopped == "the task was stopped (TimeoutError: Timeout, PID: 1)"
+
+
+def test_a_timeout_while_rows_are_looked_up_leaves_every_row_with_an_outcome(shop: Shop) -> None:
+    slugs = [f"order-{n}" for n in range(1200)]
+    shop.order(*slugs)
+    shop.refund(*slugs)
+
+    def time_out(sync: RefundSync) -> None:
+        look_up = sync._ledger.histories
+        calls: list[int] = []
+
+        def failing(rows: Any) -> Any:
+            calls.append(1)
+            if len(calls) == 2:
+                raise TimeoutError("Timeout, PID: 1")
+            return look_up(rows)
+
+        sync._ledger.histories = failing  # type: ignore[method-assign]
+
+    with pytest.raises(TimeoutError):
+        shop.sync(before=time_out)
+    assert len(shop.states()) == 1200
+    assert "submitted" not in shop.states().values()
 
 
 def test_a_ledger_that_is_gone_for_a_while_is_waited_for(
