@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Any, TypeVar
 
 from sqlalchemy import (
+    TIMESTAMP,
     Boolean,
     Column,
     DateTime,
@@ -280,7 +281,11 @@ class Ledger:
 
 
 def _table(name: str, schema: str | None) -> Table:
-    moment = DateTime(timezone=True).with_variant(DATETIME(fsp=6), "mysql")
+    moment = (
+        DateTime(timezone=True)
+        .with_variant(DATETIME(fsp=6), "mysql")  # which drops milliseconds unless told to keep them
+        .with_variant(TIMESTAMP(timezone=True), "bigquery")  # whose DATETIME takes no offset
+    )
     return Table(
         quoted_name(name, quote=True),
         MetaData(),
