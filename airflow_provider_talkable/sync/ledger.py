@@ -57,6 +57,7 @@ PATIENCE = 120.0
 OPENING_PATIENCE = 5.0
 """The same before anything was sent: then it is more likely a mistake in the connection."""
 
+_AT_A_TIME = 500  # keys in one statement
 _FOUR_DECIMALS = Decimal("0.0001")
 _READ = tuple(name for name in Entry.__dataclass_fields__ if name != "is_of_this_task")
 _TASK = ("dag_id", "run_id", "task_id", "map_index")
@@ -102,7 +103,7 @@ class Ledger:
         self._exists = True
         self._task_run = {name: getattr(task_run or TaskRun(), name) for name in TaskRun.__slots__}
         self._ticks = 0
-        self._half_done: frozenset[str] = frozenset()
+        self._tried: frozenset[str] = frozenset()
 
     def open(self, *, create: bool = True) -> None:
         """Make the table if it is missing, and check its columns if it is not.
@@ -217,14 +218,16 @@ class Ledger:
         return {key: History.of(entries) for key, entries in found.items()}
 
     def _append(self, entries: Sequence[Values]) -> None:
+        given = frozenset(entry["entry_id"] for entry in entries)
         with self._engine.begin() as connection:
-            if self._half_done and self._has_any(connection, entries):
-                entries = [entry for entry in entries if entry["entry_id"] not in self._half_done]
-            self._half_done |= {entry["entry_id"] for entry in entries}
+            if again := [entry for entry in entries if entry["entry_id"] in self._tried]:
+                written = self._written(connection, again)
+                entries = [entry for entry in entries if entry["entry_id"] not in written]
+            self._tried |= given
             # Their columns differ: what is submitted has none of what comes back.
             for _, alike in groupby(sorted(entries, key=len), key=len):
                 self._insert(connection, list(alike))
-        self._half_done = frozenset()
+        self._tried = given
 
     def _insert(self, connection: Connection, entries: list[Values]) -> None:
         if connection.dialect.name != "postgresql":
@@ -241,16 +244,17 @@ class Ledger:
             self._task_run | {name: [entry[name] for entry in entries] for name in varying},
         )
 
-    def _has_any(self, connection: Connection, entries: Sequence[Values]) -> bool:
-        """Whether what an earlier, failed call was writing is there after all."""
-        columns = self._table.columns
-        first = next((entry for entry in entries if entry["entry_id"] in self._half_done), None)
-        if first is None:
-            return False
-        query = select(columns.entry_id).where(
-            *(columns[name] == first[name] for name in ("site_slug", "refund_key", "entry_id"))
-        )
-        return connection.execute(query).first() is not None
+    def _written(self, connection: Connection, entries: Sequence[Values]) -> set[str]:
+        """The ids of those entries that an earlier call has written, though it may have failed at its end."""
+        columns = [self._table.columns[name] for name in ("site_slug", "refund_key", "entry_id")]
+        written: set[str] = set()
+        for start in range(0, len(entries), _AT_A_TIME):
+            some = entries[start : start + _AT_A_TIME]
+            matching = (column.in_([entry[column.name] for entry in some]) for column in columns)
+            written.update(
+                connection.execute(select(self._table.columns.entry_id).where(*matching)).scalars()
+            )
+        return written
 
     # SQLAlchemy's own errors show the statement and a thousand entries: none of that is for the log.
     def _patiently(self, call: Callable[[], T], patience: float | None = None) -> T:

@@ -56,10 +56,12 @@ def test_the_hook_says_the_same_to_airflow_before_3_2() -> None:
 
 def test_every_module_it_names_is_there() -> None:
     info = get_provider_info()
-    for kind in ("hooks", "operators"):
+    for kind in ("hooks", "operators", "triggers"):
         for group in info[kind]:
             for module in group["python-modules"]:
                 import_module(module)
+    for transfer in info["transfers"]:
+        import_module(transfer["python-module"])
 
 
 def imported_by(statement: str) -> set[str]:
@@ -74,9 +76,10 @@ def test_provider_info_imports_nothing() -> None:
     assert packages <= {"airflow_provider_talkable", "importlib", "__future__"}
 
 
-def test_importing_the_operator_costs_next_to_nothing() -> None:
-    base = imported_by("from airflow.providers.common.compat.sdk import BaseOperator")
-    added = imported_by("import airflow_provider_talkable.operators.refund") - base
+@pytest.mark.parametrize("module", ["operators.refund", "transfers.sql_to_talkable"])
+def test_importing_an_operator_costs_next_to_nothing(module: str) -> None:
+    base = imported_by("from airflow.providers.common.compat.sdk import Asset, BaseHook, BaseOperator, conf")
+    added = imported_by(f"import airflow_provider_talkable.{module}") - base
     for heavy in (
         "requests",
         "urllib3",
@@ -84,6 +87,7 @@ def test_importing_the_operator_costs_next_to_nothing() -> None:
         "tenacity",
         "sqlalchemy",
         "airflow_provider_talkable.client",
+        "airflow_provider_talkable.sync",
     ):
         assert heavy not in added
     assert len({m for m in added if not m.startswith("airflow_provider_talkable")}) < 25, sorted(added)

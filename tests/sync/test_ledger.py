@@ -237,6 +237,19 @@ def test_a_write_of_which_it_is_unknown_whether_it_came_through_may_be_repeated(
     assert events(engine) == [SUBMITTED] * 3
 
 
+def test_a_call_that_came_through_may_be_repeated_with_more(engine: Engine, ledger: Ledger) -> None:
+    entries = [ledger.submitted(row(f"k{number}")) for number in range(700)]
+    ledger.append(entries[:600])
+    with pytest.raises(LedgerError):
+        ledger.append([*entries, ledger.submitted(row("z")) | {"event": None}])
+    for _ in range(3):
+        ledger.append(entries)
+    assert len(events(engine)) == 700
+    ledger.append([])
+    ledger.append(entries[650:])
+    assert len(events(engine)) == 700
+
+
 def test_a_database_that_stays_away_is_lost(
     postgres: URL, engines: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -283,10 +283,12 @@ def test_what_does_not_end_in_time_after_a_stop_is_in_doubt(
     shop.refund(("a", "A", None, "5"), "B", ("c", "C", None, "5"))
     shop.sandbox.dials.latency = 30
     monkeypatch.setattr(run, "GRACE", 0.5)
+    started = time.monotonic()
     summary = shop.sync(
         pace=Pace(max_in_flight=2, initial_rate=None),
         before=lambda sync: threading.Timer(0.3, sync.stop, ["enough"]).start(),
     )
+    assert time.monotonic() - started < 5
     assert shop.states() == {"a": "unconfirmed", "B": "failed", "c": "aborted"}
     assert summary.stopped == "enough"
 
@@ -311,6 +313,29 @@ def test_a_timeout_of_airflows_leaves_every_row_with_an_outcome(shop: Shop) -> N
     assert "submitted" not in shop.states().values()
     assert len(shop.states()) == 600
     assert shop.syncs[-1].summary.stopped == "the task was stopped (TimeoutError: Timeout, PID: 1)"
+
+
+def test_a_timeout_after_submitted_was_written_is_no_doubt_if_nothing_was_sent(shop: Shop) -> None:
+    slugs = [f"order-{n}" for n in range(600)]
+    shop.order(*slugs)
+    shop.refund(*((slug, slug, None, "5") for slug in slugs))
+
+    def time_out(sync: RefundSync) -> None:
+        append = sync._ledger.append
+
+        def appending(entries: Any) -> None:
+            append(entries)
+            if sync.summary.sent > 50 and not sync._ending:
+                raise TimeoutError("Timeout, PID: 1")
+
+        sync._ledger.append = appending  # type: ignore[method-assign]
+
+    with pytest.raises(TimeoutError):
+        shop.sync(before=time_out)
+    states = Counter(shop.states().values())
+    assert set(states) == {"refunded", "aborted"}
+    assert states["refunded"] == len(shop.sent)
+    assert states.total() == 600
 
 
 def test_a_timeout_while_rows_are_looked_up_leaves_every_row_with_an_outcome(shop: Shop) -> None:
@@ -402,17 +427,18 @@ def test_a_ledger_that_is_lost_stops_the_run_and_the_log_says_what_it_lacks(
 
 
 def test_a_throttled_site_ends_and_the_rest_of_it_is_not_sent(shop: Shop) -> None:
-    slugs = [f"order-{n}" for n in range(40)]
+    slugs = [f"order-{n}" for n in range(400)]
     shop.order(*slugs)
     shop.refund(*slugs)
     shop.sandbox.dials.next(*[None] * 4, *[Canned(429, headers={"Retry-After": "60"})] * 40)
     summary = shop.sync(
         pace=Pace(max_in_flight=4, initial_rate=None), policy=RetryPolicy(throttle_patience=1)
     )
-    assert summary.outcomes == {"refunded": 4, "throttled": 36}
+    assert summary.outcomes == {"refunded": 4, "throttled": 396}
     assert summary.stopped is None
+    assert sum(entry["event"] == "submitted" for entry in shop.ledger()) < 100
     shop.sandbox.dials._next.clear()
-    assert shop.sync().outcomes == {"refunded": 36}
+    assert shop.sync().outcomes == {"refunded": 396}
 
 
 def test_a_pause_for_throttling_is_resumed_with_the_same_summary(shop: Shop) -> None:
