@@ -367,6 +367,10 @@ def test_a_throttled_task_defers_and_goes_on_with_the_same_summary(shop: Shop) -
     assert (summary["rows"], summary["sent"], summary["skipped"], summary["requests"]) == (3, 3, 0, 4)
     assert summary["throttled_requests"] == 1
     assert summary["referred"] == 3
+    # It is one run: what it has settled, a failure for instance, it does not try again.
+    with closing(sqlite3.connect(shop.path)) as warehouse:
+        rows = warehouse.execute("SELECT DISTINCT substr(entry_id, 17) FROM talkable_refund_ledger")
+        assert len(rows.fetchall()) == 1
 
 
 def test_without_deferral_the_patience_ends_in_failures(shop: Shop) -> None:

@@ -167,15 +167,19 @@ def test_when_stopped_what_is_on_the_wire_ends_and_the_rest_is_not_sent(sandbox:
     assert len(sandbox.requests) == 3
 
 
-def test_what_waits_for_another_attempt_ends_when_stopped_as_its_last_failure(sandbox: Sandbox) -> None:
-    sandbox.dials.next(Canned(429, headers={"Retry-After": "200"}))
+@pytest.mark.parametrize(("status", "outcome"), [(429, Outcome.THROTTLED), (503, Outcome.FAILED)])
+def test_what_waits_for_another_attempt_ends_when_stopped_as_its_last_failure(
+    sandbox: Sandbox, status: int, outcome: Outcome
+) -> None:
+    sandbox.dials.next(Canned(status, headers={"Retry-After": "200"}))
     with sender(sandbox) as sending:
         sending.put([("a", orders(1)[0])])
         wait_for_requests(sandbox, 1)
         assert sending.take(until=0, timeout=0.2) == []
         sending.stop(TalkableError("the ship sinks"))
         [(_, result)] = sending.take(until=0, timeout=2)
-    assert result.outcome is Outcome.THROTTLED
+    assert result.outcome is outcome
+    assert len(sandbox.requests) == 1
 
 
 def test_what_is_cancelled_on_the_wire_is_in_doubt(sandbox: Sandbox) -> None:
