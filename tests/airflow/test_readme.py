@@ -98,7 +98,7 @@ def test_the_queries_over_the_ledger(shop: Shop, postgres_shop: Shop) -> None:
         assert [row[0] for row in unsettled] == ["new"]
 
 
-@pytest.mark.parametrize("warehouse", ["postgres", "snowflake"])
+@pytest.mark.parametrize("warehouse", ["postgres", "snowflake", "google_cloud"])
 def test_the_recipes_can_be_parsed(warehouse: str) -> None:
     recipe = python(f'sql_conn_id="{warehouse}_default"')
     names = {"SqlToTalkableRefundOperator": SqlToTalkableRefundOperator}

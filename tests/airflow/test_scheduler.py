@@ -245,3 +245,23 @@ def test_a_throttled_task_is_deferred_and_goes_on_where_the_ledger_says(deployme
     assert summary["requests"] == len(refunds)
     assert summary["throttled_requests"] == len(refunds) - 200
     assert "Site de is not throttled any more; going on" in deployment.logs()
+
+
+def test_a_task_that_is_failed_by_hand_records_what_was_on_the_wire(deployment: Deployment) -> None:
+    sandbox = deployment.airflow.sandbox
+    sandbox.dials.latency = 1.5
+    deployment.command("dags", "reserialize")
+    deployment.command("dags", "trigger", "deferred")
+    deadline = time.monotonic() + 150
+    while len(sandbox.requests) < 6:
+        assert time.monotonic() < deadline, deployment.logs()[-6000:]
+        time.sleep(0.1)
+    with deployment.metadata.begin() as connection:
+        connection.exec_driver_sql("UPDATE task_instance SET state = 'failed' WHERE dag_id = 'deferred'")
+    # The log's last lines are written once the ledger is.
+    while "Refunds: " not in deployment.logs():
+        assert time.monotonic() < deadline, deployment.logs()[-6000:]
+        time.sleep(0.1)
+    newest = Counter(events[-1] for events in deployment.ledger().values())
+    assert newest["refunded"] + newest["not_found"] == len(sandbox.requests) < 100
+    assert newest["aborted"] == 200 - len(sandbox.requests)
