@@ -196,20 +196,17 @@ def refund_many(
                 results.update(sender.take(until=max(0, sender.unfinished - 1)))
             return results.pop(number)
 
-        taken = given = 0
+        pending: deque[int] = deque()
         try:
-            for refund in refunds:
-                sender.put([(taken, refund)])
-                taken += 1
-                if taken - given >= pace.max_in_flight:
-                    yield result(given)
-                    given += 1
+            for number, refund in enumerate(refunds):
+                sender.put([(number, refund)])
+                pending.append(number)
+                if len(pending) >= pace.max_in_flight:
+                    yield result(pending.popleft())
         except Exception:
             # Where the refunds come from has failed: those under way still get their results.
-            while given < taken:
-                yield result(given)
-                given += 1
+            while pending:
+                yield result(pending.popleft())
             raise
-        while given < taken:
-            yield result(given)
-            given += 1
+        while pending:
+            yield result(pending.popleft())
