@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +21,24 @@ from airflow_provider_talkable.sync.snapshot import Snapshot
 from airflow_provider_talkable.sync.summary import Summary
 
 SQL = "SELECT refund_key, origin_slug, refunded_at, refund_subtotal FROM refunds ORDER BY number"
+
+
+def wait_for_requests(sandbox: Sandbox, count: int) -> None:
+    """Return as soon as so many requests have come in."""
+    deadline = time.monotonic() + 30
+    while len(sandbox.requests) < count:
+        assert time.monotonic() < deadline, f"{len(sandbox.requests)} of {count} requests came in"
+        time.sleep(0.01)
+
+
+def once_requested(sandbox: Sandbox, count: int, action: Callable[[], object]) -> None:
+    """Do something from another thread as soon as so many requests have come in."""
+
+    def waiting() -> None:
+        wait_for_requests(sandbox, count)
+        action()
+
+    threading.Thread(target=waiting, daemon=True).start()
 
 
 @dataclass

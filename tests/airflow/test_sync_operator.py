@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
-import threading
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from airflow_provider_talkable.sandbox import Canned, Sandbox
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 from airflow_provider_talkable.triggers.throttle import TalkableThrottleTrigger
 from tests.conftest import KEY, Sandboxes
+from tests.shop import once_requested
 
 Connect = Callable[..., str]
 SQL = "SELECT * FROM refunds ORDER BY rowid"
@@ -327,7 +327,7 @@ def test_an_asset_gets_the_summary(shop: Shop) -> None:
 def test_when_killed_what_is_on_the_wire_is_recorded(shop: Shop) -> None:
     shop.sandbox.dials.latency = 2
     operator, context = shop.operator(max_in_flight=2)
-    threading.Timer(0.3, operator.on_kill).start()
+    once_requested(shop.sandbox, 2, operator.on_kill)
     with pytest.raises(TalkableError, match="the task was stopped from outside"):
         operator.execute(context)
     assert shop.states() == {"a": "refunded", "b": "refunded", "c": "aborted"}

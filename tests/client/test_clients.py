@@ -249,12 +249,12 @@ def test_an_answer_that_does_not_come_in_time(sandbox: Sandbox, clients: Clients
 def test_an_answer_that_comes_in_drips_ends_with_the_timeout(clients: Clients) -> None:
     started = time.monotonic()
     with (
-        raw_server(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", drip=b".", every=0.05) as url,
+        raw_server(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n", drip=b".", every=0.15) as url,
         pytest.raises(TalkableConnectionError, match="No complete answer") as caught,
     ):
         clients(url, timeout=0.2, max_attempts=1).campaigns("my-store")
     assert caught.value.request_sent
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
 
 
 def test_no_connection_means_nothing_was_sent(clients: Clients) -> None:

@@ -16,6 +16,7 @@ from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Canned, Dials, Sandbox
 from tests.conftest import KEY, Sandboxes
+from tests.shop import wait_for_requests
 
 AT_ONCE = Pace(initial_rate=None)
 
@@ -43,13 +44,6 @@ def sender(
     return Sender[str](config, RetryPolicy(throttle_patience=throttle_patience), pace, **more)
 
 
-def wait_for_requests(sandbox: Sandbox, count: int) -> None:
-    deadline = time.monotonic() + 5
-    while len(sandbox.requests) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_results_come_in_the_order_of_the_refunds(sandbox: Sandbox) -> None:
     refunds = orders(200)
     register(sandbox, refunds[::2])
@@ -68,10 +62,11 @@ def test_nothing_to_send_needs_no_connection(sandbox: Sandbox) -> None:
 
 
 def test_as_many_are_under_way_as_was_asked_for(sandbox: Sandbox) -> None:
-    sandbox.dials.latency = 0.2
+    sandbox.dials.latency = 0.5
     started = time.monotonic()
     list(send(sandbox, orders(8), Pace(max_in_flight=4, initial_rate=None)))
-    assert 0.4 <= time.monotonic() - started < 1.4
+    # One by one it would take four seconds.
+    assert 1 <= time.monotonic() - started < 3
 
 
 def test_refunds_are_taken_only_as_there_is_room(sandbox: Sandbox) -> None:
@@ -95,7 +90,7 @@ def test_what_is_under_way_is_cancelled_when_the_caller_stops(sandbox: Sandbox) 
     next(results)
     started = time.monotonic()
     results.close()  # type: ignore[attr-defined]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
 
 
 def test_it_begins_gently(sandbox: Sandbox) -> None:
@@ -123,9 +118,10 @@ def test_each_site_has_a_pace_of_its_own(sandboxes: Sandboxes) -> None:
     ]
     register(sandbox, refunds)
     started = time.monotonic()
-    results = list(send(sandbox, refunds, Pace(initial_rate=5, max_rate=5)))
+    results = list(send(sandbox, refunds, Pace(initial_rate=2, max_rate=2)))
     assert {r.outcome for r in results} == {Outcome.REFUNDED}
-    assert 0.4 <= time.monotonic() - started < 0.9
+    # With one pace for both it would take two and a half seconds.
+    assert 1 <= time.monotonic() - started < 2.3
 
 
 def test_once_the_key_is_refused_nothing_more_is_sent(sandbox: Sandbox) -> None:

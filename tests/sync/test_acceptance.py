@@ -183,7 +183,7 @@ def test_no_transaction_stays_open_while_talkable_is_called(postgres_shop: Shop)
     slugs = [f"order-{n}" for n in range(300)]
     shop.order(*slugs)
     shop.refund(*slugs)
-    shop.sandbox.dials.latency = 0.3
+    shop.sandbox.dials.latency = 1
     done = threading.Event()
     ages: list[float] = []
     looks: list[int] = []
@@ -197,13 +197,13 @@ def test_no_transaction_stays_open_while_talkable_is_called(postgres_shop: Shop)
     watching = threading.Thread(target=watch)
     watching.start()
     try:
-        assert shop.sync(pace=Pace(16, initial_rate=None)).outcomes == {"refunded": 300}
+        assert shop.sync(pace=Pace(64, initial_rate=None)).outcomes == {"refunded": 300}
     finally:
         done.set()
         watching.join()
     assert len(looks) > 100
-    # The ledger's own are over in milliseconds; an answer takes 300.
-    assert max(ages, default=0) < 0.25
+    # The ledger's own are over in milliseconds; an answer takes a second.
+    assert max(ages, default=0) < 0.8
 
 
 @pytest.mark.parametrize("transaction_is_open", [True, False])
@@ -211,5 +211,5 @@ def test_an_open_transaction_would_be_seen(postgres_shop: Shop, transaction_is_o
     with postgres_shop.engine.connect() as connection:
         if transaction_is_open:
             connection.exec_driver_sql("SELECT 1")
-        time.sleep(0.3)
-        assert any(age > 0.25 for age in transactions(postgres_shop)) is transaction_is_open
+        time.sleep(1)
+        assert any(age > 0.8 for age in transactions(postgres_shop)) is transaction_is_open

@@ -21,7 +21,7 @@ from airflow_provider_talkable.sync import run
 from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
 from airflow_provider_talkable.sync.run import RefundSync
 from airflow_provider_talkable.sync.summary import Summary
-from tests.shop import Shop
+from tests.shop import Shop, once_requested
 
 LATE = {"status": "approved", "ad_rewarded": True}
 ONE_BY_ONE = Pace(max_in_flight=1, initial_rate=None)
@@ -122,8 +122,8 @@ def test_submitted_is_written_before_the_request(shop: Shop) -> None:
     shop.order("A")
     shop.refund("A")
     shop.sandbox.dials.latency = 0.5
-    looking = threading.Timer(0.2, lambda: seen.extend([shop.sent, shop.events("A")]))
-    shop.sync(before=lambda sync: looking.start())
+    once_requested(shop.sandbox, 1, lambda: seen.extend([shop.sent, shop.events("A")]))
+    shop.sync()
     assert seen == [["A"], ["submitted"]]
 
 
@@ -264,14 +264,12 @@ def test_stopped_from_outside_what_is_on_the_wire_is_recorded(shop: Shop) -> Non
     slugs = [f"order-{n}" for n in range(50)]
     shop.order(*slugs)
     shop.refund(*((slug, slug, None, "5") for slug in slugs))
-    shop.sandbox.dials.latency = 0.5
+    shop.sandbox.dials.latency = 2
 
     def stop_soon(sync: RefundSync) -> None:
-        threading.Timer(0.2, sync.stop, ["the task was stopped from outside"]).start()
+        once_requested(shop.sandbox, 4, lambda: sync.stop("the task was stopped from outside"))
 
-    started = time.monotonic()
     summary = shop.sync(pace=Pace(max_in_flight=4, initial_rate=None), before=stop_soon)
-    assert time.monotonic() - started < 3
     assert summary.outcomes == {"refunded": 4, "aborted": 46}
     assert Counter(shop.states().values()) == {"refunded": 4, "aborted": 46}
 
@@ -286,9 +284,9 @@ def test_what_does_not_end_in_time_after_a_stop_is_in_doubt(
     started = time.monotonic()
     summary = shop.sync(
         pace=Pace(max_in_flight=2, initial_rate=None),
-        before=lambda sync: threading.Timer(0.3, sync.stop, ["enough"]).start(),
+        before=lambda sync: once_requested(shop.sandbox, 2, lambda: sync.stop("enough")),
     )
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     assert shop.states() == {"a": "unconfirmed", "B": "failed", "c": "aborted"}
     assert summary.stopped == "enough"
 
