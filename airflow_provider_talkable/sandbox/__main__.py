@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
         site_slugs=tuple(options.site or ["my-store"]),
         auth_schemes=tuple(AuthScheme) if options.auth == "both" else (AuthScheme(options.auth),),
         generation=options.generation,
+        reward_after=options.reward_after,
         dials=Dials(**{f.name: getattr(options, f.name) for f in fields(Dials) if f.init}),
         host=options.host,
         port=options.port,
@@ -70,6 +71,12 @@ def _parser() -> argparse.ArgumentParser:
         choices=list(Generation),
         default=Generation.CURRENT,
         help="answer as Talkable's documentation of 2021 (seed), as later that year (flat), or as today",
+    )
+    parser.add_argument(
+        "--reward-after",
+        type=float,
+        metavar="SECONDS",
+        help="approve referrals and reward their advocates when they have been pending for so long",
     )
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="before each answer")
     parser.add_argument(

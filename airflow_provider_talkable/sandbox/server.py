@@ -29,6 +29,8 @@ class Sandbox:
     :param site_slugs: The sites the key is good for.
     :param auth_schemes: How it accepts the key.
     :param generation: Which generation's answers to give: ``seed``, ``flat`` or ``current``.
+    :param reward_after: Seconds after which a referral that is still pending is approved and its advocate
+        rewarded; ``None``: never.
     :param dials: How it misbehaves.
     :param host: The address to listen on; loopback unless told otherwise, since it shows what it
         was sent, keys and people included.
@@ -42,13 +44,14 @@ class Sandbox:
         site_slugs: tuple[str, ...] = ("my-store",),
         auth_schemes: tuple[AuthScheme, ...] = tuple(AuthScheme),
         generation: Generation | str = Generation.CURRENT,
+        reward_after: float | None = None,
         dials: Dials | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
         self.api_key = api_key
         self.auth_schemes = auth_schemes
-        self.talkable = Talkable(site_slugs, Generation(generation))
+        self.talkable = Talkable(site_slugs, Generation(generation), reward_after=reward_after)
         self.dials = dials or Dials()
         self.requests: deque[Json] = deque(maxlen=REMEMBERED_REQUESTS)
         """The last requests as they came: method, raw path, headers and body."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import count
 from typing import Any
@@ -128,12 +128,16 @@ class Talkable:
     :param site_slugs: The sites the API key is good for.
     :param generation: Which generation's answers to give.
     :param now: The clock; returns an aware datetime.
+    :param reward_after: Seconds after which a referral that is still pending is approved and its advocate
+        rewarded; ``None``: never.
     """
 
     site_slugs: Iterable[str] = ("my-store",)
     generation: Generation = Generation.CURRENT
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    reward_after: float | None = None
     sites: dict[str, dict[str, Origin]] = field(init=False)
+    _friends: dict[tuple[str, str], list[Origin]] = field(init=False, default_factory=dict)
     _ids: count[int] = field(init=False, default_factory=lambda: count(1))
 
     def __post_init__(self) -> None:
@@ -197,9 +201,12 @@ class Talkable:
 
     def referrals_as_friend(self, site_slug: str, email: str) -> Json:
         """The referrals in which a person is the friend."""
-        origins = [o for o in self._site(site_slug).values() if o.email.lower() == email.lower()]
+        self._site(site_slug)
+        origins = self._friends.get((site_slug, email.lower()))
         if not origins:
             raise Refusal(400, "No person found by `person_slug`.")
+        for origin in origins:
+            self._reward_if_due(origin)
         return {"referrals": [o.referral.as_friends_json() for o in origins if o.referral]}
 
     def campaigns(self, site_slug: str) -> Json:
@@ -210,6 +217,9 @@ class Talkable:
 
     def snapshot(self) -> Json:
         """Everything the sandbox holds, by site and slug."""
+        for origins in self.sites.values():
+            for origin in origins.values():
+                self._reward_if_due(origin)
         return {
             site: {
                 slug: {
@@ -246,6 +256,7 @@ class Talkable:
         fields = data.get("referral", {})
         if fields is not None:
             origin.referral = self._referral(origin, fields)
+        self._friends.setdefault((site_slug, origin.email.lower()), []).append(origin)
         return {"origin": origin.as_json(Generation.CURRENT)}
 
     def _referral(self, origin: Origin, fields: Json) -> Referral:
@@ -281,9 +292,20 @@ class Talkable:
 
     def _origin(self, site_slug: str, slug: str) -> Origin:
         try:
-            return self._site(site_slug)[slug]
+            origin = self._site(site_slug)[slug]
         except KeyError:
             raise Refusal(400, "No origin found by `origin_slug`.") from None
+        self._reward_if_due(origin)
+        return origin
+
+    def _reward_if_due(self, origin: Origin) -> None:
+        referral = origin.referral
+        if self.reward_after is None or referral is None or referral.status != "pending":
+            return
+        waited = self.now() - datetime.fromisoformat(referral.created_at)
+        if waited >= timedelta(seconds=self.reward_after):
+            self._set_status(referral, "approved")
+            referral.ad_rewarded = True
 
 
 def _person(number: int, email: str) -> Json:
