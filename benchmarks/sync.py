@@ -25,8 +25,9 @@ import aiohttp
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
-from airflow_provider_talkable.client.concurrent import Pace, refund_many
+from airflow_provider_talkable.client.concurrent import Pace, send_many
 from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.errands import RefundErrand
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.sync.ledger import Ledger
@@ -123,7 +124,7 @@ def throughput() -> None:
             rates["bare aiohttp"].append(count / (time.perf_counter() - started))
             refunds = [Refund("my-store", f"order-{n}") for n in range(first + count, first + 2 * count)]
             started = time.perf_counter()
-            assert sum(1 for _ in refund_many(config, RetryPolicy(), UNPACED, refunds)) == count
+            assert sum(1 for _ in send_many(config, RetryPolicy(), UNPACED, RefundErrand(), refunds)) == count
             rates["refund_many"].append(count / (time.perf_counter() - started))
             first += 2 * count
             for name, database in (("sync, SQLite", local), ("sync, PostgreSQL", server)):
@@ -146,7 +147,7 @@ class Watched(RefundSync):
 
     def _look_for_reasons_to_stop(self) -> None:
         now, client = time.monotonic(), self._sender.client
-        self.seen = [*getattr(self, "seen", []), (now, client.requests, client.throttled)]
+        self.seen = [*getattr(self, "seen", []), (now, client.requests["POST"], client.throttled)]
         if now > self.seen[0][0] + 71:
             self.stop("enough")
         super()._look_for_reasons_to_stop()

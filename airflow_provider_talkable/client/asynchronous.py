@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import aiohttp
 import requests
@@ -22,6 +24,8 @@ from airflow_provider_talkable.client.retries import Attempts, RetryPolicy
 from airflow_provider_talkable.protocol.answers import (
     Response,
     read_campaigns,
+    read_referral_update,
+    read_referrals,
     read_refund,
 )
 from airflow_provider_talkable.protocol.errors import (
@@ -30,9 +34,19 @@ from airflow_provider_talkable.protocol.errors import (
     TalkableError,
     TalkableThrottled,
 )
+from airflow_provider_talkable.protocol.referrals import (
+    JsonObject,
+    ReferralUpdate,
+)
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.protocol.wire import Request, campaigns_request, refund_request
+from airflow_provider_talkable.protocol.wire import (
+    Request,
+    campaigns_request,
+    referrals_as_friend_request,
+    refund_request,
+    update_referral_request,
+)
 
 T = TypeVar("T")
 
@@ -58,8 +72,8 @@ class AsyncTalkableClient:
         sleep: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
         self.config = config
-        self.requests = 0
-        """How many requests were sent."""
+        self.requests: Counter[str] = Counter()
+        """How many requests were sent, by method."""
         self.throttled = 0
         """How many of them were answered 429."""
         self._policy = policy or RetryPolicy()
@@ -132,15 +146,25 @@ class AsyncTalkableClient:
             return RefundResult.from_error(refund, error, attempts=attempts.count)
         return RefundResult.from_answer(refund, answer, http_status=response.status, attempts=attempts.count)
 
-    async def campaigns(self, site_slug: str) -> list[dict[str, Any]]:
+    async def update_referral(self, update: ReferralUpdate) -> JsonObject | None:
+        """Set the status of an origin's referral; like :meth:`TalkableClient.update_referral`, and paced."""
+        read = partial(read_referral_update, asked=update.status)
+        return await self._ask(update_referral_request(update), read, update.site_slug)
+
+    async def referrals_as_friend(self, site_slug: str, person: str) -> list[JsonObject]:
+        """A friend's referrals; like :meth:`TalkableClient.referrals_as_friend`, and paced."""
+        return await self._ask(referrals_as_friend_request(site_slug, person), read_referrals, site_slug)
+
+    async def campaigns(self, site_slug: str) -> list[JsonObject]:
         """The site's campaigns, from ``GET /api/v2/campaigns``; changes nothing.
 
         :raises TalkableError: the one that fits what went wrong.
         """
-        request = campaigns_request(site_slug)
-        attempts = Attempts(self._policy, request)
-        _, campaigns = await self._send(request, read_campaigns, attempts, site_slug=site_slug)
-        return campaigns
+        return await self._ask(campaigns_request(site_slug), read_campaigns, site_slug)
+
+    async def _ask(self, request: Request, read: Callable[[Response], T], site_slug: str) -> T:
+        attempts = Attempts(self._policy, request, log_level=logging.DEBUG)
+        return (await self._send(request, read, attempts, site_slug=site_slug))[1]
 
     async def _send(
         self, request: Request, read: Callable[[Response], T], attempts: Attempts, *, site_slug: str
@@ -149,7 +173,7 @@ class AsyncTalkableClient:
             gate = await self._take_place(site_slug, attempts)
             sent_at = gate.pacer.clock() if gate else 0.0
             attempts.count += 1
-            self.requests += 1
+            self.requests[request.method] += 1
             response = await self._exchange(request)
             if response.status == 429:
                 self.throttled += 1

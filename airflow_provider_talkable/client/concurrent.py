@@ -1,4 +1,4 @@
-"""Many refunds at once from synchronous code."""
+"""Many requests at once from synchronous code."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from typing import Generic, TypeVar
 
 from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
 from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.errands import Errand
 from airflow_provider_talkable.client.pacing import DEFAULT_INITIAL_RATE, Pacer
 from airflow_provider_talkable.client.retries import RetryPolicy
-from airflow_provider_talkable.protocol.errors import TalkableConnectionError, TalkableError
-from airflow_provider_talkable.protocol.refund import Refund
-from airflow_provider_talkable.protocol.results import RefundResult
+from airflow_provider_talkable.protocol.errors import TalkableError
 
 T = TypeVar("T")
+R = TypeVar("R")
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,8 @@ class Pace:
                 raise ValueError(f"{name}={rate}: give requests per second, more than 0, or None")
 
 
-class Sender(Generic[T]):
-    """Sends refunds from a thread of its own, and keeps what became of them until it is asked.
+class Sender(Generic[T, R, S]):
+    """Sends requests from a thread of its own, and keeps what became of them until it is asked.
 
     Handing over and asking are done by one other thread, in which nothing else has to be
     asynchronous. It is used as a context manager; leaving it cancels what is under way.
@@ -54,6 +55,7 @@ class Sender(Generic[T]):
     :param config: Where to and with which key.
     :param policy: How long a request is worth trying.
     :param pace: How many at once, and how fast.
+    :param errand: What the requests are.
     :param judge: Called with each result as it comes; an error that it returns stops the sending.
     """
 
@@ -62,23 +64,26 @@ class Sender(Generic[T]):
         config: ClientConfig,
         policy: RetryPolicy,
         pace: Pace,
+        errand: Errand[R, S],
         *,
-        judge: Callable[[RefundResult], TalkableError | None] | None = None,
+        judge: Callable[[S], TalkableError | None] | None = None,
     ) -> None:
         new_pacer = partial(Pacer, initial_rate=pace.initial_rate, max_rate=pace.max_rate)
         self.client = AsyncTalkableClient(config, policy, new_pacer=new_pacer)
         self._max_in_flight = pace.max_in_flight
+        self._errand = errand
         self._judge = judge
-        self._waiting: deque[tuple[T, Refund]] = deque()
-        self._finished: deque[tuple[T, RefundResult]] = deque()
+        self._waiting: deque[tuple[T, R]] = deque()
+        self._finished: deque[tuple[T, S]] = deque()
         self._handed_over = self._taken = 0
         self._quorum = 0
         self._news = threading.Event()
         self._broken: BaseException | None = None
+        self._is_cancelled = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="talkable-client", daemon=True)
 
-    def __enter__(self) -> Sender[T]:
+    def __enter__(self) -> Sender[T, R, S]:
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
         return self
@@ -100,14 +105,14 @@ class Sender(Generic[T]):
         """How many were handed over and have no result yet."""
         return self.outstanding - len(self._finished)
 
-    def put(self, items: Iterable[tuple[T, Refund]]) -> None:
-        """Hand refunds over, each with whatever its result is to come back with."""
+    def put(self, items: Iterable[tuple[T, R]]) -> None:
+        """Hand requests over, each with whatever its result is to come back with."""
         for item in items:
             self._handed_over += 1
             self._waiting.append(item)
         self._loop.call_soon_threadsafe(self._more.set)
 
-    def take(self, *, until: int, timeout: float | None = None) -> list[tuple[T, RefundResult]]:
+    def take(self, *, until: int, timeout: float | None = None) -> list[tuple[T, S]]:
         """Take what has finished, once no more than ``until`` are unfinished.
 
         :param timeout: Seconds after which what has finished by then will do; ``None``: no limit.
@@ -145,6 +150,7 @@ class Sender(Generic[T]):
             self._news.set()
 
     async def _cancel(self) -> None:
+        self._is_cancelled = True
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
@@ -156,55 +162,56 @@ class Sender(Generic[T]):
                 self._more.clear()
                 await self._more.wait()
                 continue
-            token, refund = self._waiting.popleft()
+            token, request = self._waiting.popleft()
             try:
-                result = await self.client.refund(refund)
+                result = await self._errand.run(self.client, request)
             except asyncio.CancelledError:
-                gone = TalkableConnectionError("It was stopped before the answer came")
-                self._finish(token, RefundResult.from_error(refund, gone, attempts=1))
+                self._finish(token, self._errand.cut_short(request))
                 raise
             self._finish(token, result)
+            if self._is_cancelled:
+                return
             if reason := (self._judge and self._judge(result)) or self.client.stopped:
                 self._stop(reason)
 
     def _stop(self, error: TalkableError) -> None:
         self.client.stop(error)
         while self._waiting:
-            token, refund = self._waiting.popleft()
-            self._finish(token, RefundResult.not_tried(refund, self.client.stopped or error))
+            token, request = self._waiting.popleft()
+            self._finish(token, self._errand.not_tried(request, self.client.stopped or error))
 
-    def _finish(self, token: T, result: RefundResult) -> None:
+    def _finish(self, token: T, result: S) -> None:
         self._finished.append((token, result))
         if self._taken + len(self._finished) >= self._quorum:
             self._news.set()
 
 
-def refund_many(
-    config: ClientConfig, policy: RetryPolicy, pace: Pace, refunds: Iterable[Refund]
-) -> Iterator[RefundResult]:
-    """Send refunds, several at a time, and yield what became of each in the same order.
+def send_many(
+    config: ClientConfig, policy: RetryPolicy, pace: Pace, errand: Errand[R, S], requests: Iterable[R]
+) -> Iterator[S]:
+    """Send requests, several at a time, and yield what became of each in the same order.
 
-    A refund is taken from ``refunds`` when there is room for it, in the caller's thread; the sending
+    A request is taken from ``requests`` when there is room for it, in the caller's thread; the sending
     runs in a thread of its own, so that whatever the caller does in between does not hold it up. If
     the caller stops early, what is under way is cancelled.
     """
-    with Sender[int](config, policy, pace) as sender:
-        results: dict[int, RefundResult] = {}
+    with Sender[int, R, S](config, policy, pace, errand) as sender:
+        results: dict[int, S] = {}
 
-        def result(number: int) -> RefundResult:
+        def result(number: int) -> S:
             while number not in results:
                 results.update(sender.take(until=max(0, sender.unfinished - 1)))
             return results.pop(number)
 
         pending: deque[int] = deque()
         try:
-            for number, refund in enumerate(refunds):
-                sender.put([(number, refund)])
+            for number, request in enumerate(requests):
+                sender.put([(number, request)])
                 pending.append(number)
                 if len(pending) >= pace.max_in_flight:
                     yield result(pending.popleft())
         except Exception:
-            # Where the refunds come from has failed: those under way still get their results.
+            # Where the requests come from has failed: those under way still get their results.
             while pending:
                 yield result(pending.popleft())
             raise

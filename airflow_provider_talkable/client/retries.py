@@ -111,9 +111,8 @@ class Attempts:
     def _tell(self, state: RetryCallState) -> None:
         log.log(
             self._log_level,
-            "%s %s: %s; trying again in %.1f s",
-            self._request.method,
-            self._request.path,
+            "%s: %s; trying again in %.1f s",
+            self._request,
             _error(state),
             state.upcoming_sleep,
         )

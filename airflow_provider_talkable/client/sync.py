@@ -5,7 +5,8 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 import requests
 from requests.auth import AuthBase
@@ -18,15 +19,24 @@ from airflow_provider_talkable.client.retries import Attempts, RetryPolicy
 from airflow_provider_talkable.protocol.answers import (
     Response,
     read_campaigns,
+    read_referral_update,
+    read_referrals,
     read_refund,
 )
 from airflow_provider_talkable.protocol.errors import (
     TalkableConnectionError,
     TalkableError,
 )
+from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralUpdate
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.protocol.wire import Request, campaigns_request, refund_request
+from airflow_provider_talkable.protocol.wire import (
+    Request,
+    campaigns_request,
+    referrals_as_friend_request,
+    refund_request,
+    update_referral_request,
+)
 
 T = TypeVar("T")
 
@@ -79,15 +89,34 @@ class TalkableClient:
             return RefundResult.from_error(refund, error, attempts=attempts.count)
         return RefundResult.from_answer(refund, answer, http_status=response.status, attempts=attempts.count)
 
-    def campaigns(self, site_slug: str) -> list[dict[str, Any]]:
+    def update_referral(self, update: ReferralUpdate) -> JsonObject | None:
+        """Set the status of an origin's referral: ``PUT /api/v2/origins/<origin_slug>/referral``.
+
+        :return: The referral; ``None`` where the origin belongs to none.
+        :raises TalkableReferralFinal: if it has the opposite final status.
+        :raises TalkableError: the one that fits what else went wrong.
+        """
+        return self._ask(update_referral_request(update), partial(read_referral_update, asked=update.status))
+
+    def referrals_as_friend(self, site_slug: str, person: str) -> list[JsonObject]:
+        """The referrals in which a person is the friend:
+        ``GET /api/v2/people/<email>/referrals_as_friend``; changes nothing.
+
+        :param person: The friend's e-mail address.
+        :raises TalkablePersonNotFound: if Talkable does not know that person.
+        :raises TalkableError: the one that fits what else went wrong.
+        """
+        return self._ask(referrals_as_friend_request(site_slug, person), read_referrals)
+
+    def campaigns(self, site_slug: str) -> list[JsonObject]:
         """The site's campaigns, from ``GET /api/v2/campaigns``; changes nothing.
 
         :raises TalkableError: the one that fits what went wrong.
         """
-        request = campaigns_request(site_slug)
-        attempts = Attempts(self._policy, request)
-        _, campaigns = self._send(request, read_campaigns, attempts)
-        return campaigns
+        return self._ask(campaigns_request(site_slug), read_campaigns)
+
+    def _ask(self, request: Request, read: Callable[[Response], T]) -> T:
+        return self._send(request, read, Attempts(self._policy, request))[1]
 
     def _send(
         self, request: Request, read: Callable[[Response], T], attempts: Attempts

@@ -9,12 +9,14 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import BaseHook, Connection
 
 from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
-from airflow_provider_talkable.client.concurrent import Pace, refund_many
+from airflow_provider_talkable.client.concurrent import Pace, send_many
 from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.errands import ReferralErrand, RefundErrand
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.client.sync import TalkableClient
 from airflow_provider_talkable.get_provider_info import get_provider_info
 from airflow_provider_talkable.protocol.errors import InvalidConnection, TalkableAuthError, TalkableError
+from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralResult, ReferralUpdate
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
 
@@ -103,13 +105,56 @@ class TalkableHook(BaseHook):
         result.raise_for_outcome()
         return result
 
-    def refund_many(self, refunds: Iterable[Refund]) -> Iterator[RefundResult]:
+    def refund_many(
+        self, refunds: Iterable[Refund], *, fetch_referral: bool = False
+    ) -> Iterator[RefundResult]:
         """Send refunds, several at a time, and yield what became of each, in the same order.
 
         It begins gently and learns from Talkable's 429s how fast the site takes them. No refund
         stops the others; only a refused API key does: those after it are ``aborted``.
+
+        :param refunds: Taken one by one, as there is room for them.
+        :param fetch_referral: Ask for the referral where Talkable answers a refund with the origin alone.
         """
-        return refund_many(self.get_conn().config, self.policy, self.pace, refunds)
+        errand = RefundErrand(fetch_referral=fetch_referral)
+        return send_many(self.get_conn().config, self.policy, self.pace, errand, refunds)
+
+    def update_referral(
+        self, origin_slug: str, status: str, *, site_slug: str | None = None
+    ) -> JsonObject | None:
+        """Set the status of an order's referral: ``PUT /api/v2/origins/<origin_slug>/referral``.
+
+        :param origin_slug: An order number, or ``event_category:event_number``.
+        :param status: ``approved`` or ``voided``, which are final, or ``pending``, ``flagged``, ``blocked``.
+        :param site_slug: The Talkable site id; default: the hook's.
+        :return: The referral as Talkable shows it then, also if it had that status before; ``None``
+            where the order belongs to no referral.
+        :raises InvalidRefund: if the input names no order or no status; nothing was sent then.
+        :raises TalkableReferralFinal: if it has the opposite final status.
+        :raises TalkableError: the subclass that says what else went wrong.
+        """
+        site = self.site_slug if site_slug is None else site_slug
+        update = ReferralUpdate.parse(origin_slug, status=status, site_slug=site)
+        return self.get_conn().update_referral(update)
+
+    def update_referrals(self, updates: Iterable[ReferralUpdate]) -> Iterator[ReferralResult]:
+        """Set many statuses, several at a time, and yield what became of each, in the same order.
+
+        It is paced like :meth:`refund_many`.
+        """
+        return send_many(self.get_conn().config, self.policy, self.pace, ReferralErrand(), updates)
+
+    def referrals_as_friend(self, person: str, *, site_slug: str | None = None) -> list[JsonObject]:
+        """The referrals in which a person is the friend, the one who bought:
+        ``GET /api/v2/people/<email>/referrals_as_friend``.
+
+        :param person: The friend's e-mail address.
+        :param site_slug: The Talkable site id; default: the hook's.
+        :raises InvalidConnection: if neither names a site.
+        :raises TalkablePersonNotFound: if Talkable does not know that person.
+        :raises TalkableError: the subclass that says what else went wrong.
+        """
+        return self.get_conn().referrals_as_friend(_required_site(site_slug or self.site_slug), person)
 
     def campaigns(self, site_slug: str | None = None) -> list[dict[str, Any]]:
         """The site's campaigns: ``GET /api/v2/campaigns``.
@@ -218,6 +263,23 @@ class TalkableAsyncHook(BaseHook):
         site = _required_site(site_slug or self._site_slug or config.site_slug)
         async with AsyncTalkableClient(config, self._policy) as client:
             return await client.campaigns(site)
+
+    async def update_referral(
+        self, origin_slug: str, status: str, *, site_slug: str | None = None
+    ) -> JsonObject | None:
+        """Set the status of an order's referral; see :meth:`TalkableHook.update_referral`."""
+        config = await self._config()
+        site = site_slug or self._site_slug or config.site_slug
+        update = ReferralUpdate.parse(origin_slug, status=status, site_slug=site)
+        async with AsyncTalkableClient(config, self._policy) as client:
+            return await client.update_referral(update)
+
+    async def referrals_as_friend(self, person: str, *, site_slug: str | None = None) -> list[JsonObject]:
+        """The referrals in which a person is the friend; see :meth:`TalkableHook.referrals_as_friend`."""
+        config = await self._config()
+        site = _required_site(site_slug or self._site_slug or config.site_slug)
+        async with AsyncTalkableClient(config, self._policy) as client:
+            return await client.referrals_as_friend(site, person)
 
     async def _config(self) -> ClientConfig:
         return config_of(await get_async_connection(self.talkable_conn_id))

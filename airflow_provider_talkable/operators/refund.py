@@ -59,6 +59,7 @@ class TalkableRefundOperator(BaseOperator):
     :param site_slug: The Talkable site id of refunds that name none; default: the connection's.
     :param talkable_conn_id: The Talkable connection.
     :param fail_on: The outcomes that fail the task; default: those that lost something.
+    :param fetch_referral: Ask for the referral where Talkable answers a refund with the order alone.
     :param redact_people: Leave names, e-mail addresses, phone numbers and IP addresses out of XCom.
     :raises InvalidRefund: if what rendered is no refund and no list; nothing was sent then.
     :raises TalkableError: after everything was tried, if an outcome is among ``fail_on``: the class
@@ -86,6 +87,7 @@ class TalkableRefundOperator(BaseOperator):
         site_slug: str | None = None,
         talkable_conn_id: str = "talkable_default",
         fail_on: Iterable[Outcome | str] = LOSSES,
+        fetch_referral: bool = False,
         redact_people: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -99,6 +101,7 @@ class TalkableRefundOperator(BaseOperator):
         self.fail_on = frozenset(
             Outcome(name) for name in ([fail_on] if isinstance(fail_on, str) else fail_on)
         )
+        self.fetch_referral = fetch_referral
         self.redact_people = redact_people
 
     def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:
@@ -111,7 +114,7 @@ class TalkableRefundOperator(BaseOperator):
         refunds = [self._refund(row, hook, keep=is_list) for row in (rows if is_list else [rows])]
         batch = _Batch(refunds, EarlierTries(context, redact_people=self.redact_people))
         try:
-            batch.send(hook)
+            batch.send(hook, fetch_referral=self.fetch_referral)
         finally:
             # Whatever ends the sending, a timeout of Airflow's included, what was learned is kept.
             results = batch.results()
@@ -192,7 +195,7 @@ class _Batch:
         self._answers: dict[Refund, RefundResult] = {}
         self._on_their_way: set[Refund] = set()
 
-    def send(self, hook: TalkableHook) -> None:
+    def send(self, hook: TalkableHook, *, fetch_referral: bool) -> None:
         """Send what no earlier try has settled."""
         pending = []
         for refund in dict.fromkeys(r for r in self._refunds if isinstance(r, Refund)):
@@ -203,7 +206,7 @@ class _Batch:
         if self._answers:
             log.info("Not sent again after an earlier try of this task: %d", len(self._answers))
         if pending:
-            results = hook.refund_many(self._send_off(pending))
+            results = hook.refund_many(self._send_off(pending), fetch_referral=fetch_referral)
             for refund, result in zip(pending, results, strict=True):
                 self._answers[refund] = result
                 self._tries.keep(refund, result)

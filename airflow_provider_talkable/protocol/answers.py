@@ -11,20 +11,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from airflow_provider_talkable.protocol.errors import (
     TalkableAlreadyRefunded,
     TalkableAuthError,
     TalkableError,
     TalkableOriginNotFound,
+    TalkablePersonNotFound,
     TalkableProtocolError,
+    TalkableReferralFinal,
     TalkableRejected,
     TalkableServerError,
     TalkableThrottled,
 )
-
-JsonObject = dict[str, Any]
+from airflow_provider_talkable.protocol.referrals import FINAL, JsonObject
 
 _MAX_MESSAGE = 500
 
@@ -41,7 +42,14 @@ _OF_AN_ORIGIN = _meanings(
     (r"\b(was|been|is)\s+refunded\s+already\b", TalkableAlreadyRefunded),
     (r"\bno\s+origin\b.*\bfound\b", TalkableOriginNotFound),
     (r"\borigin\b.*(\bnot\s+found\b|\bnot\s+exist\b|n't\s+exist\b)", TalkableOriginNotFound),
+    (r"\bno\s+person\b.*\bfound\b", TalkablePersonNotFound),
+    (r"\bperson\b.*(\bnot\s+found\b|\bnot\s+exist\b|n't\s+exist\b)", TalkablePersonNotFound),
 )
+_NO_REFERRAL = re.compile(
+    r"\bno\s+referral\b|\breferral\b.*(\bnot\s+found\b|\bnot\s+exist\b|n't\s+exist\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+_FINAL_ALREADY = re.compile(rf"\b(?:already|from)\s+(?:been\s+)?({'|'.join(FINAL)})\b", re.IGNORECASE)
 # A 200 that says ok: false carries in words what its status should have said.
 _OF_A_STATUS = _meanings(
     (r"\bapi[ _]key\b|\bunauthori[sz]ed\b|\bnot authori[sz]ed\b|\baccess denied\b", TalkableAuthError),
@@ -85,10 +93,12 @@ class RefundAnswer:
 
     :param referral: The referral the origin belongs to (the API of 2021).
     :param origin: The origin itself (later generations).
+    :param tells_referral: Whether it says which referral that is, or that it is none.
     """
 
     referral: JsonObject | None = None
     origin: JsonObject | None = None
+    tells_referral: bool = False
 
 
 def read_refund(response: Response) -> RefundAnswer:
@@ -103,7 +113,42 @@ def read_refund(response: Response) -> RefundAnswer:
     return RefundAnswer(
         referral=referral if isinstance(referral, dict) else None,
         origin=origin if isinstance(origin, dict) else None,
+        tells_referral=isinstance(referral, dict) or (referral is None and "referral" in result),
     )
+
+
+def read_referrals(response: Response) -> list[JsonObject]:
+    """Read the answer to a request for a person's referrals.
+
+    :raises TalkableError: the one that fits, see :func:`read_result`.
+    """
+    return _list_of("referrals", response)
+
+
+def read_referral_update(response: Response, *, asked: str) -> JsonObject | None:
+    """Read the answer to a change of a referral's status.
+
+    :param asked: The status that was asked for.
+    :return: The referral, of which only the status is known where it was refused because it has that
+        status already; ``None`` where the origin belongs to no referral.
+    :raises TalkableReferralFinal: if it has the opposite final status.
+    :raises TalkableError: the one that fits, see :func:`read_result`.
+    """
+    try:
+        referral = read_result(response).get("referral")
+    except TalkableRejected as error:
+        message = str(error.args[0])
+        if _NO_REFERRAL.search(message):
+            return None
+        if not (found := _FINAL_ALREADY.search(message)):
+            raise
+        referral = {"status": found[1].lower()}
+    if not isinstance(referral, dict):
+        return None
+    status = referral.get("status")
+    if status in FINAL and status != asked:
+        raise TalkableReferralFinal(status, asked, http_status=response.status)
+    return referral
 
 
 def read_campaigns(response: Response) -> list[JsonObject]:
@@ -111,14 +156,7 @@ def read_campaigns(response: Response) -> list[JsonObject]:
 
     :raises TalkableError: the one that fits, see :func:`read_result`.
     """
-    campaigns = read_result(response).get("campaigns")
-    if not isinstance(campaigns, list):
-        raise TalkableProtocolError(
-            "The answer lists no campaigns; is the connection's host Talkable's?",
-            http_status=response.status,
-            retryable=False,
-        )
-    return campaigns
+    return _list_of("campaigns", response)
 
 
 def read_result(response: Response) -> JsonObject:
@@ -173,6 +211,17 @@ def read_result(response: Response) -> JsonObject:
         )
     result = payload.get("result")
     return result if isinstance(result, dict) else {}
+
+
+def _list_of(name: str, response: Response) -> list[JsonObject]:
+    items = read_result(response).get(name)
+    if not isinstance(items, list):
+        raise TalkableProtocolError(
+            f"The answer lists no {name}; is the connection's host Talkable's?",
+            http_status=response.status,
+            retryable=False,
+        )
+    return [item for item in items if isinstance(item, dict)]
 
 
 def seconds_to_wait(retry_after: str | None, date: str | None) -> float | None:

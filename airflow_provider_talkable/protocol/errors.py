@@ -50,7 +50,7 @@ class InvalidConnection(TalkableError, ValueError):
 
 
 class InvalidRefund(TalkableError, ValueError):
-    """The input makes no refund; raised before anything is sent.
+    """The input makes no refund, or names no referral; raised before anything is sent.
 
     :param field: The field that is at fault, e.g. ``refund_subtotal``.
     :param value: What it held.
@@ -94,6 +94,29 @@ class TalkableRejected(TalkableError):
     """Talkable understood the request and refused it."""
 
     outcome = Outcome.REJECTED
+
+
+class TalkablePersonNotFound(TalkableRejected):
+    """Talkable knows no such person on that site."""
+
+
+class TalkableReferralFinal(TalkableRejected):
+    """The referral is approved or voided already, which Talkable does not change into the other.
+
+    :param status: The status it has.
+    :param asked: The one that was asked for.
+    """
+
+    outcome = Outcome.CONFLICT
+
+    def __init__(self, status: str, asked: str, *, http_status: int | None = None) -> None:
+        super().__init__(
+            f"The referral is {status}, which is final: it cannot become {asked}; Talkable's support can "
+            "change it by hand",
+            http_status=http_status,
+        )
+        self.status = status
+        self.asked = asked
 
 
 class TalkableThrottled(TalkableError):

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from airflow_provider_talkable.protocol.answers import JsonObject, RefundAnswer
+from airflow_provider_talkable.protocol.answers import RefundAnswer
 from airflow_provider_talkable.protocol.errors import InvalidRefund, TalkableError
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.people import without_people
+from airflow_provider_talkable.protocol.referrals import JsonObject
 from airflow_provider_talkable.protocol.refund import Refund
 
 _SHOWN = 200
@@ -25,12 +26,14 @@ class RefundResult:
 
     :param origin_slug: The slug as it was sent, or as it was given where nothing was sent.
     :param outcome: What became of it.
-    :param referral: Talkable's referral, where the answer had one.
+    :param referral: Talkable's referral, where the answer had one or it was asked for.
     :param origin: Talkable's origin, where the answer had one.
     :param http_status: The status of the last answer, where there was one.
     :param error_message: Why it is not ``refunded``.
     :param attempts: How many requests were sent; throttled ones are not counted.
     :param error: The error behind it; not part of :meth:`as_dict`.
+    :param tells_referral: Whether ``referral`` is what Talkable says, ``None`` included; not part of
+        :meth:`as_dict`.
     """
 
     origin_slug: str
@@ -41,6 +44,7 @@ class RefundResult:
     error_message: str | None = None
     attempts: int = 0
     error: TalkableError | None = field(default=None, compare=False, repr=False)
+    tells_referral: bool = field(default=False, compare=False, repr=False)
 
     @classmethod
     def from_answer(
@@ -54,6 +58,7 @@ class RefundResult:
             origin=answer.origin,
             http_status=http_status,
             attempts=attempts,
+            tells_referral=answer.tells_referral,
         )
 
     @classmethod
@@ -104,6 +109,14 @@ class RefundResult:
             error_message=f"Not tried: {error.args[0]}",
             error=error,
         )
+
+    @property
+    def ad_rewarded(self) -> bool | None:
+        """Whether the advocate has been rewarded: ``False`` if there is none, ``None`` if unknown."""
+        if self.referral is None:
+            return False if self.tells_referral else None
+        rewarded = self.referral.get("ad_rewarded")
+        return rewarded if isinstance(rewarded, bool) else None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RefundResult:

@@ -1,6 +1,6 @@
 """What is put on the wire: method, path, body and the Authorization header.
 
-Facts from Talkable's API v2 documentation, "Refunds" and "Campaigns".
+Facts from Talkable's API v2 documentation, "Refunds", "Referrals", "People" and "Campaigns".
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import quote, urlencode
 
+from airflow_provider_talkable.protocol.referrals import ReferralUpdate
 from airflow_provider_talkable.protocol.refund import Refund
 
 # Made once: json.dumps would make one for each body.
@@ -42,16 +43,21 @@ class AuthScheme(StrEnum):
 class Request:
     """One HTTP request, without host and credentials.
 
-    :param method: ``GET`` or ``POST``.
+    :param method: ``GET``, ``POST`` or ``PUT``.
     :param path: Path and query, percent-encoded, beginning with ``/``.
     :param body: The JSON text, or ``None``.
     :param repeatable: Whether sending it again is harmless when it is unknown what became of it.
+    :param name: What logs call it where its path names a person; default: the path.
     """
 
     method: str
     path: str
     body: bytes | None = None
     repeatable: bool = True
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.name or self.path}"
 
 
 def refund_request(refund: Refund) -> Request:
@@ -70,6 +76,25 @@ def refund_request(refund: Refund) -> Request:
         path=f"/api/v2/origins/{quote(refund.origin_slug, safe=':')}/refund",
         body=_encode(body).encode("ascii"),
         repeatable=not refund.is_partial,
+    )
+
+
+def update_referral_request(update: ReferralUpdate) -> Request:
+    """``PUT /api/v2/origins/<origin_slug>/referral``; a repeat finds the status as it is to be."""
+    return Request(
+        method="PUT",
+        path=f"/api/v2/origins/{quote(update.origin_slug, safe=':')}/referral",
+        body=_encode({"site_slug": update.site_slug, "data": {"status": update.status}}).encode("ascii"),
+    )
+
+
+def referrals_as_friend_request(site_slug: str, person: str) -> Request:
+    """``GET /api/v2/people/<email>/referrals_as_friend``, which changes nothing."""
+    return Request(
+        method="GET",
+        path=f"/api/v2/people/{quote(person, safe='@')}/referrals_as_friend?"
+        + urlencode({"site_slug": site_slug}),
+        name="/api/v2/people/…/referrals_as_friend",
     )
 
 

@@ -142,7 +142,6 @@ class Ledger:
         referral = result.referral or {}
         referral_id = referral.get("id")
         status = referral.get("status")
-        rewarded = referral.get("ad_rewarded")
         return self._entry(
             row,
             result.outcome.value,
@@ -151,7 +150,7 @@ class Ledger:
             attempts=result.attempts,
             referral_id=_text(referral_id, 64),
             referral_status=_text(status, 32),
-            ad_rewarded=rewarded if isinstance(rewarded, bool) else None,
+            ad_rewarded=result.ad_rewarded,
         )
 
     def _entry(self, row: Row, event: str, **values: object) -> Values:

@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 
 from airflow_provider_talkable.client.concurrent import Pace, Sender
 from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.errands import RefundErrand
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.errors import LedgerError, TalkableError, printable
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.people import without_people
+from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.sync.decisions import History, Note, Send, Skip, decide
 from airflow_provider_talkable.sync.ledger import Ledger, Values
@@ -39,12 +41,14 @@ class Rules:
         ``rejected``, ``unconfirmed``, ``conflict``.
     :param abort_after: Stop after so many identical rejections in a row: what is wrong with one refund
         is then wrong with all.
+    :param fetch_referral: Ask for the referral where Talkable answers a refund with the origin alone.
     :param pause_when_throttled: Stop, to be resumed, once a site is throttled for longer than the
         policy's patience. Otherwise what is left for that site becomes ``throttled``.
     """
 
     resend: frozenset[Outcome] = frozenset()
     abort_after: int = 20
+    fetch_referral: bool = False
     pause_when_throttled: bool = False
 
 
@@ -82,7 +86,13 @@ class RefundSync:
         self._ledger = ledger
         self._rules = rules
         self._streak = _Streak(rules.abort_after)
-        self._sender = Sender[Row](config, policy, pace, judge=self._streak.judge)
+        self._sender = Sender[Row, Refund, RefundResult](
+            config,
+            policy,
+            pace,
+            RefundErrand(fetch_referral=rules.fetch_referral),
+            judge=self._streak.judge,
+        )
         self._max_in_flight = pace.max_in_flight
         self._progress = Progress(snapshot.refunds)
         self._stop_asked: TalkableError | None = None
@@ -241,7 +251,7 @@ class RefundSync:
                 result.outcome,
                 result.error_message,
                 referral_id=referral.get("id"),
-                ad_rewarded=referral.get("ad_rewarded"),
+                ad_rewarded=result.ad_rewarded,
             )
 
     def _note(self, row: Row, outcome: Outcome, message: str) -> None:
@@ -272,7 +282,8 @@ class RefundSync:
 
     def _count_requests(self) -> None:
         client = self._sender.client
-        self.summary.requests += client.requests
+        self.summary.requests += client.requests["POST"]
+        self.summary.lookups += client.requests["GET"]
         self.summary.throttled_requests += client.throttled
         for site, rate in client.learned_rates.items():
             log.info("Site %s takes about %.1f requests/s", site, rate)

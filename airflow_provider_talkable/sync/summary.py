@@ -25,7 +25,8 @@ class Summary:
         those that would be sent.
     :param sent: Refunds that Talkable was asked for and looked at.
     :param requests: HTTP requests for them, repeated and throttled ones included.
-    :param throttled_requests: Those answered 429.
+    :param lookups: HTTP requests for referrals that Talkable did not name by itself.
+    :param throttled_requests: Requests of either kind that were answered 429.
     :param seconds: How long it took, less the time it was deferred.
     :param rate: Refunds sent per second.
     :param referred: Refunds whose answer named a referral.
@@ -41,6 +42,7 @@ class Summary:
     outcomes: Counter[str] = field(default_factory=Counter)
     sent: int = 0
     requests: int = 0
+    lookups: int = 0
     throttled_requests: int = 0
     seconds: float = 0.0
     rate: float = 0.0
@@ -67,7 +69,7 @@ class Summary:
         """Count what became of a refund."""
         self.outcomes[outcome] += 1
         if outcome == Outcome.REFUNDED:
-            self.referral_unknown += referral_id is None
+            self.referral_unknown += referral_id is None and ad_rewarded is None
             self.referred += referral_id is not None
             self.rewarded += ad_rewarded is True
         elif outcome != Outcome.ALREADY_REFUNDED and len(self.failures) < SHOWN_FAILURES:
@@ -93,6 +95,8 @@ class Summary:
         """What the log ends with."""
         came_to = f"Refunds: {self.tally()}; {self.skipped} settled before, {self.duplicates} duplicates"
         took = f"Sent {self.sent} in {self.seconds:.1f} s ({self.rate:.1f}/s), {self.requests} requests"
+        if self.lookups:
+            took += f" and {self.lookups} for referrals"
         failures = (
             f"{printable(f['origin_slug'] or f['refund_key'])}: {f['outcome']}: {f['error_message']}"
             for f in self.failures

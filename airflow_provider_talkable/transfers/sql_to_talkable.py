@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 _LONGEST_POLL = 60.0  # seconds
 # What the ledger does not know, and a resumed run goes on counting.
-_CARRIED = ("sent", "requests", "throttled_requests", "seconds")
+_CARRIED = ("sent", "requests", "lookups", "throttled_requests", "seconds")
 _ERRORS: dict[str, type[TalkableError]] = {
     kind.outcome: kind
     for kind in (InvalidRefund, TalkableOriginNotFound, TalkableRejected, TalkableThrottled)
@@ -67,6 +67,8 @@ class SqlToTalkableRefundOperator(BaseOperator):
     :param max_failure_ratio: The share of failures, 0 to 1, above which the task fails once every row has
         its outcome; of the refunds that this DAG run was the first to settle or try.
     :param abort_after: Stop after so many identical rejections in a row with no success between.
+    :param fetch_referral: Ask for the referral where Talkable answers a refund with the order alone: one
+        more request for most refunds.
     :param preview: Send nothing and write nothing: report what would be sent.
     :param deferrable: Free the worker slot while Talkable throttles for longer than the patience.
     :param throttle_patience: Seconds to wait while Talkable answers a site with nothing but 429.
@@ -115,6 +117,7 @@ class SqlToTalkableRefundOperator(BaseOperator):
         fail_on: Iterable[Outcome | str] = LOSSES,
         max_failure_ratio: float = 0.0,
         abort_after: int = 20,
+        fetch_referral: bool = False,
         preview: bool | str = False,
         deferrable: bool | None = None,
         throttle_patience: float = 300.0,
@@ -143,6 +146,7 @@ class SqlToTalkableRefundOperator(BaseOperator):
             raise ValueError(f"abort_after={abort_after!r}: give 1 or more")
         self.max_failure_ratio = max_failure_ratio
         self.abort_after = abort_after
+        self.fetch_referral = fetch_referral
         self.preview = preview
         self.deferrable = (
             conf.getboolean("operators", "default_deferrable", fallback=False)
@@ -264,7 +268,9 @@ class SqlToTalkableRefundOperator(BaseOperator):
         for name in names:
             if name not in known:
                 raise ValueError(f"resend={name!r}: give some of {', '.join(sorted(known))}")
-        return Rules(frozenset(map(Outcome, names)), self.abort_after, bool(self.deferrable))
+        return Rules(
+            frozenset(map(Outcome, names)), self.abort_after, self.fetch_referral, bool(self.deferrable)
+        )
 
     def _tell(self, context: Context, summary: Summary) -> dict[str, Any]:
         """Push the summary, and end the log with it."""

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_talkable import Outcome, Refund, RefundResult, TalkableAuthError, TalkableError
-from airflow_provider_talkable.client.concurrent import Pace, Sender, refund_many
+from airflow_provider_talkable.client.concurrent import Pace, Sender, send_many
 from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.errands import RefundErrand
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Canned, Dials, Sandbox
 from tests.conftest import KEY, Sandboxes
@@ -34,14 +35,15 @@ def send(
     sandbox: Sandbox, refunds: Iterator[Refund] | list[Refund], pace: Pace = AT_ONCE, *, key: str = KEY
 ) -> Iterator[RefundResult]:
     config = ClientConfig.parse(host=sandbox.url, api_key=key)
-    return refund_many(config, RetryPolicy(), pace, refunds)
+    return send_many(config, RetryPolicy(), pace, RefundErrand(), refunds)
 
 
 def sender(
     sandbox: Sandbox, pace: Pace = AT_ONCE, *, throttle_patience: float = 300, **more: Any
-) -> Sender[str]:
+) -> Sender[str, Refund, RefundResult]:
     config = ClientConfig.parse(host=sandbox.url, api_key=KEY)
-    return Sender[str](config, RetryPolicy(throttle_patience=throttle_patience), pace, **more)
+    policy = RetryPolicy(throttle_patience=throttle_patience)
+    return Sender(config, policy, pace, RefundErrand(), **more)
 
 
 def test_results_come_in_the_order_of_the_refunds(sandbox: Sandbox) -> None:
@@ -219,7 +221,7 @@ def test_a_site_that_is_throttled_for_too_long_ends_and_others_go_on(sandboxes: 
     assert throttled.outcome is results.pop("late").outcome is Outcome.THROTTLED
     assert {r.outcome for r in results.values()} == {Outcome.REFUNDED}
     assert len(sandbox.requests) == 4
-    assert (sending.client.requests, sending.client.throttled) == (4, 1)
+    assert (sending.client.requests["POST"], sending.client.throttled) == (4, 1)
 
 
 def test_patience_counts_from_the_last_answer_that_was_let_through(sandbox: Sandbox) -> None:

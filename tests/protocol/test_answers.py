@@ -36,11 +36,13 @@ def response(payload: object, status: int = 200) -> Response:
 @pytest.mark.parametrize(
     ("result", "answer"),
     [
-        pytest.param({"referral": REFERRAL}, RefundAnswer(referral=REFERRAL), id="2021: the referral"),
+        pytest.param({"referral": REFERRAL}, RefundAnswer(REFERRAL, None, True), id="2021"),
         pytest.param(ORIGIN, RefundAnswer(origin=ORIGIN), id="later in 2021: the origin, flat"),
         pytest.param({"origin": ORIGIN}, RefundAnswer(origin=ORIGIN), id="today: the origin"),
-        pytest.param({"origin": ORIGIN, "referral": REFERRAL}, RefundAnswer(REFERRAL, ORIGIN), id="both"),
-        pytest.param({"referral": None}, RefundAnswer(), id="an origin of no referral"),
+        pytest.param(
+            {"origin": ORIGIN, "referral": REFERRAL}, RefundAnswer(REFERRAL, ORIGIN, True), id="both"
+        ),
+        pytest.param({"referral": None}, RefundAnswer(tells_referral=True), id="an origin of no referral"),
         pytest.param({}, RefundAnswer(), id="nothing"),
         pytest.param(None, RefundAnswer(), id="null"),
         pytest.param([1], RefundAnswer(), id="no object"),

@@ -57,6 +57,7 @@ def test_every_row_ends_in_the_ledger_with_an_outcome(shop: Shop) -> None:
         "outcomes": {"refunded": 3, "invalid": 1, "already_refunded": 1, "not_found": 1},
         "sent": 5,
         "requests": 5,
+        "lookups": 0,
         "throttled_requests": 0,
         "seconds": 0,
         "rate": 0,

@@ -1,0 +1,127 @@
+"""What can be sent in numbers: refunds, changes of referrals, and questions for friends' referrals."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
+from airflow_provider_talkable.client.friends import Friends
+from airflow_provider_talkable.protocol.errors import (
+    TalkableAuthError,
+    TalkableConnectionError,
+    TalkableError,
+    TalkablePersonNotFound,
+)
+from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralResult, ReferralUpdate
+from airflow_provider_talkable.protocol.refund import Refund
+from airflow_provider_talkable.protocol.results import RefundResult
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R", contravariant=True)
+S = TypeVar("S", covariant=True)
+
+
+class Errand(Protocol[R, S]):
+    """A kind of request, and what its results are, whatever ends it."""
+
+    async def run(self, client: AsyncTalkableClient, request: R, /) -> S:
+        """Send a request; an error becomes a result. One that ends all others stops the client."""
+
+    def cut_short(self, request: R, /) -> S:
+        """The result of a request that was cancelled before its answer came."""
+
+    def not_tried(self, request: R, error: TalkableError, /) -> S:
+        """The result of a request that was not sent because an error stopped the run before it."""
+
+
+class RefundErrand:
+    """Refunds.
+
+    :param fetch_referral: Ask for the referral where the answer carries the origin instead.
+    """
+
+    def __init__(self, *, fetch_referral: bool = False) -> None:
+        self._fetch_referral = fetch_referral
+        self._friends: Friends | None = None
+
+    async def run(self, client: AsyncTalkableClient, request: Refund) -> RefundResult:
+        """Refund, and complete the answer."""
+        result = await client.refund(request)
+        if not self._fetch_referral or result.origin is None or result.tells_referral:
+            return result
+        self._friends = self._friends or Friends(client)
+        try:
+            referral = await self._friends.referral_of(
+                request.site_slug, result.origin, since=time.monotonic()
+            )
+        except TalkableError as error:
+            # Its refund is with Talkable all the same.
+            log.debug("The referral of %s is unknown: %s", request.origin_slug, error)
+            return result
+        except asyncio.CancelledError:
+            # The refund's own answer has come and must not be lost; who cancelled looks for itself.
+            return result
+        return replace(result, referral=referral, tells_referral=True)
+
+    def cut_short(self, request: Refund) -> RefundResult:
+        """Nobody knows whether Talkable acted."""
+        gone = TalkableConnectionError("It was stopped before the answer came")
+        return RefundResult.from_error(request, gone, attempts=1)
+
+    def not_tried(self, request: Refund, error: TalkableError) -> RefundResult:
+        """It is ``aborted``."""
+        return RefundResult.not_tried(request, error)
+
+
+class ReferralErrand:
+    """Changes of referrals' statuses."""
+
+    async def run(self, client: AsyncTalkableClient, request: ReferralUpdate) -> ReferralResult:
+        """Change one."""
+        try:
+            return ReferralResult.from_answer(request, await client.update_referral(request))
+        except TalkableError as error:
+            if error is client.stopped:
+                return self.not_tried(request, error)
+            if isinstance(error, TalkableAuthError):
+                client.stop(error)
+            return ReferralResult.from_error(request.origin_slug, error)
+
+    def cut_short(self, request: ReferralUpdate) -> ReferralResult:
+        """It is safe to repeat."""
+        gone = TalkableConnectionError("It was stopped before the answer came")
+        return ReferralResult.from_error(request.origin_slug, gone)
+
+    def not_tried(self, request: ReferralUpdate, error: TalkableError) -> ReferralResult:
+        """It is ``aborted``."""
+        return ReferralResult.not_tried(request, error)
+
+
+class FriendErrand:
+    """Questions, by site and e-mail address, for the referrals of a friend."""
+
+    async def run(
+        self, client: AsyncTalkableClient, request: tuple[str, str]
+    ) -> list[JsonObject] | TalkableError:
+        """Ask."""
+        try:
+            return await client.referrals_as_friend(*request)
+        except TalkablePersonNotFound:
+            return []
+        except TalkableError as error:
+            if isinstance(error, TalkableAuthError):
+                client.stop(error)
+            return error
+
+    def cut_short(self, _request: tuple[str, str]) -> TalkableError:
+        """It is not answered."""
+        return TalkableConnectionError("It was stopped before the answer came")
+
+    def not_tried(self, _request: tuple[str, str], error: TalkableError) -> TalkableError:
+        """It is not answered."""
+        return error

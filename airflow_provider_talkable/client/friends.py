@@ -1,0 +1,87 @@
+"""Asking for the referral behind an origin, where a refund is answered with the origin alone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
+from airflow_provider_talkable.protocol.errors import (
+    TalkableAuthError,
+    TalkableError,
+    TalkablePersonNotFound,
+)
+from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralStatus, referral_of_origin
+
+log = logging.getLogger(__name__)
+
+_REMEMBERED = 1000  # friends: enough for refunds of one friend that lie close together
+
+
+@dataclass(slots=True)
+class _Friend:
+    referrals: list[JsonObject] = field(default_factory=list)
+    asked_at: float = float("-inf")
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Friends:
+    """The referrals of friends, asked for no more often than needed. It belongs to one event loop.
+
+    :param client: What asks.
+    """
+
+    def __init__(self, client: AsyncTalkableClient) -> None:
+        self._client = client
+        self._friends: OrderedDict[tuple[str, str], _Friend] = OrderedDict()
+        self._refused: dict[str, TalkableError] = {}
+
+    async def referral_of(self, site_slug: str, origin: JsonObject, *, since: float) -> JsonObject | None:
+        """The referral that an origin belongs to, if it belongs to one.
+
+        :param origin: Talkable's origin, with its ``id`` and the friend's ``email``.
+        :param since: When the origin was last changed, in seconds of :func:`time.monotonic`: an answer
+            from before will do only if it says what cannot change any more.
+        :raises TalkableError: if Talkable does not tell.
+        """
+        email = origin.get("email")
+        if not isinstance(email, str) or not email or origin.get("id") is None:
+            raise TalkableError("the origin comes without the friend's e-mail address or its own id")
+        if refused := self._refused.get(site_slug):
+            raise refused
+        friend = self._friend(site_slug, email)
+        # One question at a time: who waits here is often answered by what another one has asked.
+        async with friend.asking:
+            if friend.asked_at < since:
+                known = referral_of_origin(friend.referrals, origin["id"])
+                if friend.asked_at < 0 or not (known is None or _is_over(known)):
+                    await self._ask(friend, site_slug, email)
+        return referral_of_origin(friend.referrals, origin["id"])
+
+    async def _ask(self, friend: _Friend, site_slug: str, email: str) -> None:
+        asked_at = time.monotonic()
+        try:
+            friend.referrals = await self._client.referrals_as_friend(site_slug, email)
+        except TalkablePersonNotFound:
+            friend.referrals = []
+        except TalkableAuthError as error:
+            # The key may be good for refunds and not for this: then it is of no use to ask again.
+            log.warning("Site %s: referrals cannot be asked for: %s", site_slug, error)
+            self._refused[site_slug] = error
+            raise
+        friend.asked_at = asked_at
+
+    def _friend(self, site_slug: str, email: str) -> _Friend:
+        friend = self._friends.setdefault((site_slug, email), _Friend())
+        self._friends.move_to_end((site_slug, email))
+        if len(self._friends) > _REMEMBERED:
+            self._friends.popitem(last=False)
+        return friend
+
+
+def _is_over(referral: JsonObject) -> bool:
+    """Whether nothing of it can change any more."""
+    return referral.get("ad_rewarded") is True or referral.get("status") == ReferralStatus.VOIDED
