@@ -20,12 +20,20 @@ if TYPE_CHECKING:
         TalkableConnectionError,
         TalkableError,
         TalkableOriginNotFound,
+        TalkablePersonNotFound,
         TalkableProtocolError,
+        TalkableReferralFinal,
         TalkableRejected,
         TalkableServerError,
         TalkableThrottled,
     )
     from airflow_provider_talkable.protocol.outcomes import Outcome
+    from airflow_provider_talkable.protocol.referrals import (
+        ReferralOutcome,
+        ReferralResult,
+        ReferralStatus,
+        ReferralUpdate,
+    )
     from airflow_provider_talkable.protocol.refund import Refund
     from airflow_provider_talkable.protocol.results import RefundResult
 
@@ -37,6 +45,10 @@ __all__ = [
     "LedgerError",
     "LedgerLost",
     "Outcome",
+    "ReferralOutcome",
+    "ReferralResult",
+    "ReferralStatus",
+    "ReferralUpdate",
     "Refund",
     "RefundResult",
     "TalkableAlreadyRefunded",
@@ -44,14 +56,24 @@ __all__ = [
     "TalkableConnectionError",
     "TalkableError",
     "TalkableOriginNotFound",
+    "TalkablePersonNotFound",
     "TalkableProtocolError",
+    "TalkableReferralFinal",
     "TalkableRejected",
     "TalkableServerError",
     "TalkableThrottled",
     "__version__",
 ]
 
-_HOMES = {"Outcome": "outcomes", "Refund": "refund", "RefundResult": "results"}
+_HOMES = {
+    "Outcome": "outcomes",
+    "ReferralOutcome": "referrals",
+    "ReferralResult": "referrals",
+    "ReferralStatus": "referrals",
+    "ReferralUpdate": "referrals",
+    "Refund": "refund",
+    "RefundResult": "results",
+}
 
 
 def __getattr__(name: str) -> object:

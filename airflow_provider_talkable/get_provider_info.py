@@ -21,8 +21,22 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "hooks": [{"integration-name": "Talkable", "python-modules": [f"{_PACKAGE}.hooks.talkable"]}],
-        "operators": [{"integration-name": "Talkable", "python-modules": [f"{_PACKAGE}.operators.refund"]}],
-        "triggers": [{"integration-name": "Talkable", "python-modules": [f"{_PACKAGE}.triggers.throttle"]}],
+        "operators": [
+            {
+                "integration-name": "Talkable",
+                "python-modules": [
+                    f"{_PACKAGE}.operators.referral",
+                    f"{_PACKAGE}.operators.refund",
+                ],
+            }
+        ],
+        "sensors": [{"integration-name": "Talkable", "python-modules": [f"{_PACKAGE}.sensors.referral"]}],
+        "triggers": [
+            {
+                "integration-name": "Talkable",
+                "python-modules": [f"{_PACKAGE}.triggers.referral", f"{_PACKAGE}.triggers.throttle"],
+            }
+        ],
         "transfers": [
             {
                 "source-integration-name": "Common SQL",

@@ -20,7 +20,7 @@ os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="talkable-tests-")
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "False"
 
-from airflow_provider_talkable import Refund, RefundResult
+from airflow_provider_talkable import ReferralUpdate, Refund, RefundResult
 from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.retries import RetryPolicy
@@ -86,6 +86,12 @@ class Asynchronous:
 
     def refund(self, refund: Refund) -> RefundResult:
         return self._runner.run(self._client.refund(refund))
+
+    def update_referral(self, update: ReferralUpdate) -> dict[str, Any] | None:
+        return self._runner.run(self._client.update_referral(update))
+
+    def referrals_as_friend(self, site_slug: str, person: str) -> list[dict[str, Any]]:
+        return self._runner.run(self._client.referrals_as_friend(site_slug, person))
 
     def campaigns(self, site_slug: str) -> list[dict[str, Any]]:
         return self._runner.run(self._client.campaigns(site_slug))

@@ -154,7 +154,7 @@ class TalkableHook(BaseHook):
         :raises TalkablePersonNotFound: if Talkable does not know that person.
         :raises TalkableError: the subclass that says what else went wrong.
         """
-        return self.get_conn().referrals_as_friend(_required_site(site_slug or self.site_slug), person)
+        return self.get_conn().referrals_as_friend(required_site(site_slug or self.site_slug), person)
 
     def campaigns(self, site_slug: str | None = None) -> list[dict[str, Any]]:
         """The site's campaigns: ``GET /api/v2/campaigns``.
@@ -163,7 +163,7 @@ class TalkableHook(BaseHook):
         :raises InvalidConnection: if neither names a site.
         :raises TalkableError: the subclass that says what went wrong.
         """
-        return self.get_conn().campaigns(_required_site(site_slug or self.site_slug))
+        return self.get_conn().campaigns(required_site(site_slug or self.site_slug))
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask for the site's campaigns, which needs a valid key and changes nothing.
@@ -173,7 +173,7 @@ class TalkableHook(BaseHook):
         :return: Whether the connection works as it is, and a sentence for the person who asked.
         """
         try:
-            return _try_key(self.get_conn().config, _required_site(self.site_slug))
+            return _try_key(self.get_conn().config, required_site(self.site_slug))
         except TalkableError as error:
             # The form tests under an id of its own, which would tell its reader nothing.
             return False, str(error).removeprefix(_about(self.talkable_conn_id))
@@ -260,7 +260,7 @@ class TalkableAsyncHook(BaseHook):
     async def campaigns(self, site_slug: str | None = None) -> list[dict[str, Any]]:
         """The site's campaigns; see :meth:`TalkableHook.campaigns`."""
         config = await self._config()
-        site = _required_site(site_slug or self._site_slug or config.site_slug)
+        site = required_site(site_slug or self._site_slug or config.site_slug)
         async with AsyncTalkableClient(config, self._policy) as client:
             return await client.campaigns(site)
 
@@ -277,7 +277,7 @@ class TalkableAsyncHook(BaseHook):
     async def referrals_as_friend(self, person: str, *, site_slug: str | None = None) -> list[JsonObject]:
         """The referrals in which a person is the friend; see :meth:`TalkableHook.referrals_as_friend`."""
         config = await self._config()
-        site = _required_site(site_slug or self._site_slug or config.site_slug)
+        site = required_site(site_slug or self._site_slug or config.site_slug)
         async with AsyncTalkableClient(config, self._policy) as client:
             return await client.referrals_as_friend(site, person)
 
@@ -305,7 +305,11 @@ def config_of(connection: Connection) -> ClientConfig:
         raise InvalidConnection(f"{_about(connection.conn_id)}{error}") from None
 
 
-def _required_site(site_slug: str | None) -> str:
+def required_site(site_slug: str | None) -> str:
+    """The site, if there is one.
+
+    :raises InvalidConnection: if there is none.
+    """
     if not site_slug:
         raise InvalidConnection(
             "site_slug: is empty; put your Talkable site id there, e.g. my-store (Talkable dashboard)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,11 +10,11 @@ from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_talkable.operators._earlier_tries import EarlierTries
 from airflow_provider_talkable.operators._rendered import as_list_or_one
+from airflow_provider_talkable.operators._report import report
 from airflow_provider_talkable.protocol.errors import (
     InvalidRefund,
     TalkableConnectionError,
     TalkableError,
-    printable,
 )
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.refund import Refund
@@ -30,8 +29,6 @@ log = logging.getLogger(__name__)
 
 LOSSES = tuple(outcome for outcome in Outcome if not outcome.is_success)
 """The outcomes after which Talkable does not, or may not, have the refund."""
-
-_SHOWN_LOSSES = 20
 
 
 class TalkableRefundOperator(BaseOperator):
@@ -121,7 +118,7 @@ class TalkableRefundOperator(BaseOperator):
             shown = [(r.redacted() if self.redact_people else r).as_dict() for r in results]
             pushed = shown if is_list else shown[0]
             context["ti"].xcom_push(key="results", value=pushed)
-        self._report(results)
+        report("refunds", results, self.fail_on)
         return pushed
 
     def _rows(self) -> Any:
@@ -166,25 +163,6 @@ class TalkableRefundOperator(BaseOperator):
                 raise
             return RefundResult.invalid(row, error)
 
-    def _report(self, results: list[RefundResult]) -> None:
-        failures = [result for result in results if result.outcome in self.fail_on]
-        log.info("Refunds: %s", _tally(results) or "none")
-        losses = [result for result in results if not result.outcome.is_success]
-        level = logging.ERROR if failures else logging.WARNING
-        for result in losses[:_SHOWN_LOSSES]:
-            log.log(level, "%s: %s: %s", printable(result.origin_slug), result.outcome, result.error_message)
-        if len(losses) > _SHOWN_LOSSES:
-            log.log(level, "… and %d more", len(losses) - _SHOWN_LOSSES)
-        if len(results) == 1 and failures:
-            failures[0].raise_for_outcome()
-        if failures:
-            kinds = {type(result.error) for result in failures if result.error}
-            kind = kinds.pop() if len(kinds) == 1 else TalkableError
-            raise kind(
-                f"{len(failures)} of {len(results)} refunds failed ({_tally(failures)}); "
-                "the reason of each is in XCom under 'results'"
-            )
-
 
 class _Batch:
     """Refunds on their way: equal ones are sent once, and every one ends in a result."""
@@ -228,8 +206,3 @@ class _Batch:
             self._tries.will_send(refund)
             self._on_their_way.add(refund)
             yield refund
-
-
-def _tally(results: list[RefundResult]) -> str:
-    counts = Counter(result.outcome for result in results)
-    return ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())

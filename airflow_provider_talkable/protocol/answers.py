@@ -147,7 +147,7 @@ def read_referral_update(response: Response, *, asked: str) -> JsonObject | None
         return None
     status = referral.get("status")
     if status in FINAL and status != asked:
-        raise TalkableReferralFinal(status, asked, http_status=response.status)
+        raise TalkableReferralFinal.of(status, asked, http_status=response.status)
     return referral
 
 

@@ -109,14 +109,18 @@ class TalkableReferralFinal(TalkableRejected):
 
     outcome = Outcome.CONFLICT
 
-    def __init__(self, status: str, asked: str, *, http_status: int | None = None) -> None:
-        super().__init__(
-            f"The referral is {status}, which is final: it cannot become {asked}; Talkable's support can "
-            "change it by hand",
-            http_status=http_status,
-        )
+    def __init__(
+        self, message: str, *, status: str = "", asked: str = "", http_status: int | None = None
+    ) -> None:
+        super().__init__(message, http_status=http_status)
         self.status = status
         self.asked = asked
+
+    @classmethod
+    def of(cls, status: str, asked: str, *, http_status: int | None = None) -> TalkableReferralFinal:
+        """Name both statuses."""
+        message = f"The referral is {status}, which is final: it does not become {asked} any more"
+        return cls(message, status=status, asked=asked, http_status=http_status)
 
 
 class TalkableThrottled(TalkableError):

@@ -5,16 +5,18 @@ Facts from Talkable's API v2 documentation, "Referrals" and "People".
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from airflow_provider_talkable.protocol.errors import InvalidRefund, TalkableError
+from airflow_provider_talkable.protocol.errors import InvalidRefund, TalkableError, TalkableReferralFinal
 from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.refund import Refund
 
 JsonObject = dict[str, Any]
+
+_SHOWN = 200
 
 
 class ReferralStatus(StrEnum):
@@ -107,6 +109,37 @@ def referral_of_origin(referrals: Iterable[JsonObject], origin_id: object) -> Js
     return next((r for r in referrals if str(r.get("referred_origin_id")) == wanted), None)
 
 
+def awaited_referral(
+    referrals: Sequence[JsonObject], *, origin_id: str | None, statuses: Collection[str]
+) -> JsonObject | None:
+    """The referral that is waited for, once it has one of some statuses.
+
+    :param referrals: All of a friend's.
+    :param origin_id: Which of them; ``None``: the only one.
+    :return: ``None`` while it has another status, or is not there.
+    :raises InvalidRefund: if there are several and nothing says which.
+    :raises TalkableReferralFinal: if it will never have one of the statuses.
+    """
+    if origin_id is None and len(referrals) > 1:
+        ids = ", ".join(str(referral.get("referred_origin_id")) for referral in referrals)
+        raise InvalidRefund.of("origin_id", None, f"the friend has several referrals; give one of {ids}")
+    if origin_id is None:
+        referral = referrals[0] if referrals else None
+    else:
+        referral = referral_of_origin(referrals, origin_id)
+    if referral is None or (status := referral.get("status")) in statuses:
+        return referral
+    if status in FINAL:
+        raise TalkableReferralFinal.of(status, " or ".join(statuses))
+    return None
+
+
+def shown_slug(value: object) -> str:
+    """What was given for a slug and is none, as text to show."""
+    text = str(value).encode(errors="backslashreplace").decode()
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+
+
 def status_of(value: object) -> ReferralStatus:
     """Validate a status.
 
@@ -150,10 +183,23 @@ class ReferralResult:
         return cls(origin_slug, ReferralOutcome(error.outcome), error_message=str(error.args[0]), error=error)
 
     @classmethod
+    def invalid(cls, value: object, error: InvalidRefund) -> ReferralResult:
+        """The result of input that names no order."""
+        return cls(shown_slug(value), ReferralOutcome.INVALID, error_message=str(error), error=error)
+
+    @classmethod
     def not_tried(cls, update: ReferralUpdate, error: TalkableError) -> ReferralResult:
         """The result of a change that was not sent because an error stopped the run before it."""
         message = f"Not tried: {error.args[0]}"
         return cls(update.origin_slug, ReferralOutcome.ABORTED, error_message=message, error=error)
+
+    def raise_for_outcome(self) -> None:
+        """Raise unless there is nothing left to do.
+
+        :raises TalkableError: the one that ended it.
+        """
+        if not self.outcome.is_success and self.error:
+            raise self.error.with_traceback(None)
 
     def redacted(self) -> ReferralResult:
         """Without people's names, e-mail addresses, phone numbers and IP addresses."""

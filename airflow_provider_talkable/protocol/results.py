@@ -10,10 +10,9 @@ from airflow_provider_talkable.protocol.answers import RefundAnswer
 from airflow_provider_talkable.protocol.errors import InvalidRefund, TalkableError
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.people import without_people
-from airflow_provider_talkable.protocol.referrals import JsonObject
+from airflow_provider_talkable.protocol.referrals import JsonObject, shown_slug
 from airflow_provider_talkable.protocol.refund import Refund
 
-_SHOWN = 200
 _DOUBT = (
     "Talkable may have taken this partial refund and might count a repeat again: look the order up in "
     "Talkable and, if it is not refunded there, refund it in a new run"
@@ -92,9 +91,8 @@ class RefundResult:
         if isinstance(row, Mapping):
             names = ("origin_slug", "order_number", "event_number")
             shown = next((row[name] for name in names if row.get(name) is not None), None)
-        text = str(shown).encode(errors="backslashreplace").decode()
         return cls(
-            origin_slug=text if len(text) <= _SHOWN else text[:_SHOWN] + "…",
+            origin_slug=shown_slug(shown),
             outcome=Outcome.INVALID,
             error_message=str(error),
             error=error,

@@ -17,6 +17,7 @@ from airflow_provider_talkable import (
     TalkableAuthError,
     TalkableConnectionError,
     TalkableOriginNotFound,
+    TalkableReferralFinal,
     TalkableRejected,
 )
 from airflow_provider_talkable.hooks.talkable import TalkableHook, config_of
@@ -215,3 +216,26 @@ def test_no_answer_is_a_connection_error(connect: Connect, monkeypatch: pytest.M
     monkeypatch.setenv("AIRFLOW_CONN_TALKABLE_DEFAULT", f"talkable://http://:{KEY}@127.0.0.1:1/?site_slug=s")
     with pytest.raises(TalkableConnectionError, match="check the connection's host and port"):
         TalkableHook(max_attempts=1).refund("A")
+
+
+def test_a_referral_is_changed_and_found(sandbox: Sandbox, connect: Connect) -> None:
+    connect(sandbox)
+    hook = TalkableHook()
+    referral = hook.update_referral("B00K2EOONI", "voided")
+    assert referral
+    assert referral["status"] == "voided"
+    email = referral["friend_person"]["email"]
+    assert [found["id"] for found in hook.referrals_as_friend(email)] == [referral["id"]]
+    with pytest.raises(TalkableReferralFinal, match="The referral is voided"):
+        hook.update_referral("B00K2EOONI", "approved")
+    with pytest.raises(TalkableAuthError, match="Access denied to site other"):
+        hook.referrals_as_friend(email, site_slug="other")
+
+
+def test_bad_input_to_a_change_is_named_before_anything_is_sent(sandbox: Sandbox, connect: Connect) -> None:
+    connect(sandbox)
+    with pytest.raises(InvalidRefund, match="origin_slug=''"):
+        TalkableHook().update_referral("", "voided")
+    with pytest.raises(InvalidRefund, match="status='refunded': is no status of a referral"):
+        TalkableHook().update_referral("A", "refunded")
+    assert not sandbox.requests

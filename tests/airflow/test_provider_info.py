@@ -76,9 +76,18 @@ def test_provider_info_imports_nothing() -> None:
     assert packages <= {"airflow_provider_talkable", "importlib", "__future__"}
 
 
-@pytest.mark.parametrize("module", ["operators.refund", "transfers.sql_to_talkable"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "operators.referral",
+        "operators.refund",
+        "sensors.referral",
+        "transfers.sql_to_talkable",
+    ],
+)
 def test_importing_an_operator_costs_next_to_nothing(module: str) -> None:
-    base = imported_by("from airflow.providers.common.compat.sdk import Asset, BaseHook, BaseOperator, conf")
+    names = "Asset, BaseHook, BaseOperator, BaseSensorOperator, conf"
+    base = imported_by(f"from airflow.providers.common.compat.sdk import {names}")
     added = imported_by(f"import airflow_provider_talkable.{module}") - base
     for heavy in (
         "requests",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -23,6 +23,7 @@ from airflow_provider_talkable import (
 )
 from airflow_provider_talkable.operators.refund import LOSSES, TalkableRefundOperator
 from airflow_provider_talkable.sandbox import Canned, Reset, Sandbox, Truncated
+from airflow_provider_talkable.sandbox.talkable import Generation
 from tests.conftest import KEY, Sandboxes
 
 Connect = Callable[..., str]
@@ -475,3 +476,31 @@ def test_fields_are_kept_as_given_until_they_are_rendered() -> None:
     }
     operator = TalkableRefundOperator(task_id="refund", **given)
     assert {name: getattr(operator, name) for name in given} == given
+
+
+def test_every_generation_gives_the_same_xcom(sandboxes: Sandboxes, connect: Connect) -> None:
+    pushed = []
+    for generation in Generation:
+        sandbox = sandboxes(generation=generation)
+        sandbox.talkable.now = lambda: datetime(2026, 1, 10, tzinfo=UTC)
+        for number in range(450):
+            late = {"status": "approved", "ad_rewarded": True}
+            referral: Any = late if number % 7 == 0 else None if number % 11 == 0 else {}
+            order = {"order_number": str(number), "referral": referral}
+            sandbox.talkable.create_purchase("my-store", order)
+        connect(sandbox)
+        refunds = [{"order_number": n, "refund_subtotal": None if n % 3 else 1} for n in range(500)]
+        results = run(refunds=refunds, fail_on=(), fetch_referral=True)
+        if generation is not Generation.SEED:
+            assert all(bool(result["origin"]) is (number < 450) for number, result in enumerate(results))
+        for result in results:
+            # What one generation or another does not know of.
+            result["origin"] = None
+            if result["referral"]:
+                result["referral"].pop("advocate_rewards", None)
+        pushed.append(results)
+    first, *others = pushed
+    assert others == [first, first]
+    assert sum(result["referral"] is not None for result in first) == sum(
+        1 for n in range(450) if n % 7 == 0 or n % 11
+    )

@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_talkable import InvalidConnection, TalkableOriginNotFound, TalkableThrottled
+from airflow_provider_talkable import (
+    InvalidConnection,
+    TalkableOriginNotFound,
+    TalkableReferralFinal,
+    TalkableThrottled,
+)
 from airflow_provider_talkable.hooks.talkable import TalkableAsyncHook
 from airflow_provider_talkable.sandbox import Canned, Sandbox
 from airflow_provider_talkable.triggers.throttle import TalkableThrottleTrigger
@@ -78,3 +83,14 @@ def test_the_hook_ends_at_its_patience(sandbox: Sandbox, connect: Connect) -> No
     with pytest.raises(TalkableThrottled):
         asyncio.run(TalkableAsyncHook(throttle_patience=0).campaigns())
     assert len(sandbox.requests) == 1
+
+
+def test_the_hook_changes_and_finds_referrals(sandbox: Sandbox, connect: Connect) -> None:
+    connect(sandbox)
+    hook = TalkableAsyncHook()
+    referral = asyncio.run(hook.update_referral("B00K2EOONI", "voided"))
+    assert referral
+    found = asyncio.run(hook.referrals_as_friend(referral["friend_person"]["email"]))
+    assert [(r["id"], r["status"]) for r in found] == [(referral["id"], "voided")]
+    with pytest.raises(TalkableReferralFinal):
+        asyncio.run(hook.update_referral("B00K2EOONI", "approved"))

@@ -1,0 +1,49 @@
+"""Telling the log what became of each of several requests, and failing the task if it has to."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+
+from airflow_provider_talkable.protocol.errors import TalkableError, printable
+from airflow_provider_talkable.protocol.referrals import ReferralResult
+from airflow_provider_talkable.protocol.results import RefundResult
+
+log = logging.getLogger(__name__)
+
+_SHOWN_LOSSES = 20
+
+Results = Sequence[RefundResult | ReferralResult]
+
+
+def report(what: str, results: Results, fail_on: AbstractSet[str]) -> None:
+    """Log the counts by outcome and the first of the losses.
+
+    :param what: What the results are of, e.g. ``refunds``.
+    :param fail_on: The outcomes that fail the task.
+    :raises TalkableError: if an outcome is among them: the class that fits, if one fits all that failed.
+    """
+    failures = [result for result in results if result.outcome in fail_on]
+    log.info("%s: %s", what.capitalize(), _tally(results) or "none")
+    losses = [result for result in results if not result.outcome.is_success]
+    level = logging.ERROR if failures else logging.WARNING
+    for result in losses[:_SHOWN_LOSSES]:
+        log.log(level, "%s: %s: %s", printable(result.origin_slug), result.outcome, result.error_message)
+    if len(losses) > _SHOWN_LOSSES:
+        log.log(level, "… and %d more", len(losses) - _SHOWN_LOSSES)
+    if len(results) == 1 and failures:
+        failures[0].raise_for_outcome()
+    if failures:
+        kinds = {type(result.error) for result in failures if result.error}
+        kind = kinds.pop() if len(kinds) == 1 else TalkableError
+        raise kind(
+            f"{len(failures)} of {len(results)} {what} failed ({_tally(failures)}); "
+            "the reason of each is in XCom under 'results'"
+        )
+
+
+def _tally(results: Results) -> str:
+    counts = Counter(result.outcome for result in results)
+    return ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())

@@ -1,0 +1,105 @@
+"""The operator that approves or voids referrals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseOperator
+
+from airflow_provider_talkable.operators._rendered import as_list_or_one
+from airflow_provider_talkable.operators._report import report
+from airflow_provider_talkable.protocol.errors import InvalidRefund
+from airflow_provider_talkable.protocol.referrals import (
+    ReferralOutcome,
+    ReferralResult,
+    ReferralUpdate,
+    status_of,
+)
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+LOSSES = tuple(outcome for outcome in ReferralOutcome if not outcome.is_success)
+"""The outcomes after which the referral does not have the status that was asked for."""
+
+
+class TalkableReferralOperator(BaseOperator):
+    """Sets the status of the referral behind one order, or behind each of a list.
+
+    Made for sites whose referrals are approved by hand: ``voided`` keeps the advocate from being
+    rewarded, ``approved`` has them rewarded. Both are final. A referral that has the status already is a
+    success, and so is an order that belongs to no referral: orders need not be filtered.
+
+    All of a list is tried before the task fails. The results are in XCom either way: as
+    ``return_value`` if the task succeeds, under the key ``results`` always. One slug gives one
+    dictionary, a list gives a list in the same order::
+
+        {"origin_slug", "outcome", "referral", "error_message"}
+
+    :param origin_slug: An order number, ``event_category:event_number``, or a list of those; templated,
+        and takes what XCom or Jinja gives: a value, a list, or a list's text (JSON or Python).
+    :param status: ``approved`` or ``voided``, or ``pending``, ``flagged``, ``blocked``; templated.
+    :param site_slug: The Talkable site id; default: the connection's.
+    :param talkable_conn_id: The Talkable connection.
+    :param fail_on: The outcomes that fail the task; default: ``not_found``, ``conflict`` (the opposite
+        final status), ``rejected``, ``invalid``, ``throttled``, ``failed``, ``aborted``.
+    :param redact_people: Leave names, e-mail addresses, phone numbers and IP addresses out of XCom.
+    :raises InvalidRefund: if what rendered is no slug and no list, or no status; nothing was sent then.
+    :raises TalkableReferralFinal: if a referral has the opposite final status.
+    :raises TalkableError: after everything was tried, if an outcome is among ``fail_on``: the class
+        that fits, if one fits all that failed.
+    """
+
+    template_fields: Sequence[str] = ("origin_slug", "status", "site_slug", "talkable_conn_id")
+    ui_color = "#e9f5ef"
+
+    def __init__(
+        self,
+        *,
+        origin_slug: Any,
+        status: str,
+        site_slug: str | None = None,
+        talkable_conn_id: str = "talkable_default",
+        fail_on: Iterable[ReferralOutcome | str] = LOSSES,
+        redact_people: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.origin_slug = origin_slug
+        self.status = status
+        self.site_slug = site_slug
+        self.talkable_conn_id = talkable_conn_id
+        self.fail_on = frozenset(
+            ReferralOutcome(name) for name in ([fail_on] if isinstance(fail_on, str) else fail_on)
+        )
+        self.redact_people = redact_people
+
+    def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:
+        """Set the statuses, push the results, and fail if an outcome calls for it."""
+        from airflow_provider_talkable.hooks.talkable import TalkableHook
+
+        hook = TalkableHook(self.talkable_conn_id, site_slug=self.site_slug or None)
+        status, site = status_of(self.status), hook.site_slug
+        given = as_list_or_one("origin_slug", self.origin_slug)
+        is_list = isinstance(given, list)
+        slugs = given if isinstance(given, list) else [given]
+        updates = [self._update(slug, status, site, keep=is_list) for slug in slugs]
+        sent = iter(list(hook.update_referrals(u for u in updates if isinstance(u, ReferralUpdate))))
+        results = [next(sent) if isinstance(update, ReferralUpdate) else update for update in updates]
+        shown = [(r.redacted() if self.redact_people else r).as_dict() for r in results]
+        pushed = shown if is_list else shown[0]
+        context["ti"].xcom_push(key="results", value=pushed)
+        report("referrals", results, self.fail_on)
+        return pushed
+
+    def _update(
+        self, slug: object, status: str, site: str | None, *, keep: bool
+    ) -> ReferralUpdate | ReferralResult:
+        """Validate a slug; one that names no order is kept as a result if others are tried anyway."""
+        try:
+            return ReferralUpdate.parse(slug, status=status, site_slug=site)
+        except InvalidRefund as error:
+            if not keep:
+                raise
+            return ReferralResult.invalid(slug, error)

@@ -1,0 +1,141 @@
+"""The operator that approves or voids referrals, over real HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_talkable import (
+    InvalidRefund,
+    TalkableAuthError,
+    TalkableError,
+    TalkableOriginNotFound,
+    TalkableReferralFinal,
+)
+from airflow_provider_talkable.operators.referral import TalkableReferralOperator
+from airflow_provider_talkable.sandbox import Canned, Sandbox
+from tests.conftest import Sandboxes
+
+Connect = Callable[..., str]
+
+
+class TaskInstance:
+    """What the operator uses of a task instance."""
+
+    def __init__(self) -> None:
+        self.xcom: dict[str, Any] = {}
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcom[key] = json.loads(json.dumps(value))
+
+
+def run(*, ti: TaskInstance | None = None, params: Any = None, **fields: Any) -> Any:
+    operator = TalkableReferralOperator(task_id="settle", dag=DAG("shop", schedule=None), **fields)
+    context: Any = {"ti": ti or TaskInstance(), "params": params or {}}
+    operator.render_template_fields(context)
+    return operator.execute(context)
+
+
+@pytest.fixture
+def shop(sandboxes: Sandboxes, connect: Connect) -> Sandbox:
+    """The orders A to C, whose referrals are pending, voided and approved; D belongs to none."""
+    sandbox = sandboxes()
+    for slug, referral in {
+        "A": {},
+        "B": {"status": "voided"},
+        "C": {"status": "approved"},
+        "D": None,
+    }.items():
+        sandbox.talkable.create_purchase("my-store", {"order_number": slug, "referral": referral})
+    connect(sandbox)
+    return sandbox
+
+
+def status(sandbox: Sandbox, slug: str) -> str:
+    text: str = sandbox.talkable.snapshot()["my-store"][slug]["referral"]["status"]
+    return text
+
+
+def test_one_slug_gives_one_result(shop: Sandbox) -> None:
+    ti = TaskInstance()
+    result = run(origin_slug="A", status="voided", ti=ti)
+    assert list(result) == ["origin_slug", "outcome", "referral", "error_message"]
+    assert (result["outcome"], result["referral"]["status"]) == ("updated", "voided")
+    assert ti.xcom == {"results": result}
+    assert status(shop, "A") == "voided"
+
+
+def test_a_list_gives_a_list_and_all_of_it_is_tried(shop: Sandbox) -> None:
+    ti = TaskInstance()
+    with pytest.raises(
+        TalkableError, match=r"3 of 7 referrals failed \(1 not_found, 1 invalid, 1 conflict\)"
+    ):
+        run(origin_slug=["X", "", "C", "B", "D", "A", "A"], status="voided", ti=ti)
+    outcomes = [result["outcome"] for result in ti.xcom["results"]]
+    assert outcomes == ["not_found", "invalid", "conflict", "updated", "no_referral", "updated", "updated"]
+    assert status(shop, "A") == "voided"
+
+
+@pytest.mark.parametrize(
+    ("slug", "error"), [("C", TalkableReferralFinal), ("X", TalkableOriginNotFound), ("", InvalidRefund)]
+)
+def test_the_error_says_what_it_is(shop: Sandbox, slug: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        run(origin_slug=slug, status="voided")
+    with pytest.raises(error):
+        run(origin_slug=[slug, slug], status="voided")
+    assert status(shop, "C") == "approved"
+
+
+def test_templates(shop: Sandbox) -> None:
+    assert set(TalkableReferralOperator.template_fields) == {
+        "origin_slug", "status", "site_slug", "talkable_conn_id",
+    }  # fmt: skip
+    results = run(
+        origin_slug="{{ params.slugs }}",
+        status="{{ params.status }}",
+        params={"slugs": ["A", "B"], "status": "voided"},
+    )
+    assert [result["outcome"] for result in results] == ["updated", "updated"]
+
+
+def test_fail_on(shop: Sandbox) -> None:
+    assert run(origin_slug="C", status="voided", fail_on=[])["outcome"] == "conflict"
+    with pytest.raises(TalkableError, match="1 of 1 referrals failed"):
+        run(origin_slug="D", status="voided", fail_on="no_referral")
+
+
+@pytest.mark.parametrize("given", ["gone", "", None])
+def test_a_status_that_is_none_is_refused_before_anything_is_sent(shop: Sandbox, given: Any) -> None:
+    with pytest.raises(InvalidRefund, match=r"status=.*these are: pending, flagged, approved, voided"):
+        run(origin_slug="A", status=given)
+    assert not shop.requests
+
+
+def test_a_refused_key_stops_the_rest(shop: Sandbox, connect: Connect) -> None:
+    connect(shop, key="wrong")
+    ti = TaskInstance()
+    with pytest.raises(TalkableAuthError):
+        run(origin_slug=[str(number) for number in range(100)], status="voided", ti=ti)
+    assert {result["outcome"] for result in ti.xcom["results"]} == {"aborted"}
+    assert len(shop.requests) < 20
+
+
+def test_people_can_be_left_out(shop: Sandbox) -> None:
+    ti = TaskInstance()
+    result = run(origin_slug="A", status="voided", redact_people=True, ti=ti)
+    assert result["referral"]["friend_person"] == {"id": result["referral"]["friend_person"]["id"]}
+    shop.dials.next(Canned(422, b'{"ok": false, "error_message": "not for jane@example.com"}'))
+    ti = TaskInstance()
+    with pytest.raises(TalkableError):
+        run(origin_slug=["A"], status="voided", redact_people=True, ti=ti)
+    assert ti.xcom["results"][0]["error_message"] == "not for [redacted]"
+
+
+def test_an_empty_list_does_nothing(shop: Sandbox) -> None:
+    assert run(origin_slug=[], status="voided") == []
+    assert not shop.requests
