@@ -2,60 +2,41 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import (
-    TIMESTAMP,
     Boolean,
     Column,
-    DateTime,
-    Float,
     Integer,
-    MetaData,
-    Numeric,
     String,
-    Table,
     Text,
     and_,
     bindparam,
     case,
     cast,
     func,
-    inspect,
     literal,
     select,
 )
-from sqlalchemy.dialects.mysql import DATETIME
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.sql import quoted_name
-from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
-from airflow_provider_talkable.protocol.errors import LedgerError, LedgerLost
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.sync.decisions import SUBMITTED, TICKS, Entry, History
 from airflow_provider_talkable.sync.rows import MAX_KEY, MAX_SITE, Row
+from airflow_provider_talkable.sync.tables import OwnTable, amount_type, moment_type, storable
 
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 Values = dict[str, Any]
 Key = tuple[str, str]
 
 DEFAULT_TABLE = "talkable_refund_ledger"
-PATIENCE = 120.0
-"""Seconds that a database may be gone before the ledger counts as lost."""
-OPENING_PATIENCE = 5.0
-"""The same before anything was sent: then it is more likely a mistake in the connection."""
 
 _AT_A_TIME = 500  # keys in one statement
 _FOUR_DECIMALS = Decimal("0.0001")
@@ -94,12 +75,10 @@ class Ledger:
         task_run: TaskRun | None = None,
         writer: str | None = None,
     ) -> None:
-        self.name = f"{schema}.{table}" if schema else table
         self.writer = writer or secrets.token_hex(4)
-        self.stopping = False
-        """Whether there is no time left to wait for a database that is gone."""
+        self._own = OwnTable(engine, "ledger", table, schema, _columns())
         self._engine = engine
-        self._table = _table(table, schema)
+        self._table = self._own.table
         self._exists = True
         self._task_run = {name: getattr(task_run or TaskRun(), name) for name in TaskRun.__slots__}
         self._ticks = 0
@@ -111,7 +90,11 @@ class Ledger:
         :param create: Leave a missing table missing: it then reads as empty.
         :raises LedgerError: if another table has that name, or the database does not let it.
         """
-        self._exists = self._patiently(lambda: self._open(create=create), OPENING_PATIENCE)
+        self._exists = self._own.open(create=create)
+
+    def hurry(self) -> None:
+        """There is no time left to wait for a database that is gone."""
+        self._own.stopping = True
 
     def histories(self, rows: Sequence[Row]) -> dict[Key, History]:
         """What is known of the rows' keys; of new ones nothing.
@@ -120,7 +103,7 @@ class Ledger:
         """
         if not self._exists:
             return {}
-        return self._patiently(lambda: self._histories(rows))
+        return self._own.patiently(lambda: self._histories(rows))
 
     def append(self, entries: Sequence[Values]) -> None:
         """Write entries, all or none.
@@ -131,7 +114,7 @@ class Ledger:
         :raises LedgerLost: if the database is gone for too long.
         """
         if entries:
-            self._patiently(lambda: self._append(entries))
+            self._own.patiently(lambda: self._append(entries))
 
     def submitted(self, row: Row) -> Values:
         """The entry that a refund is about to be sent."""
@@ -146,10 +129,10 @@ class Ledger:
             row,
             result.outcome.value,
             http_status=result.http_status,
-            error_message=_text(result.error_message),
+            error_message=storable(result.error_message),
             attempts=result.attempts,
-            referral_id=_text(referral_id, 64),
-            referral_status=_text(status, 32),
+            referral_id=storable(referral_id, 64),
+            referral_status=storable(status, 32),
             ad_rewarded=result.ad_rewarded,
         )
 
@@ -175,28 +158,6 @@ class Ledger:
         """
         self._ticks = max(time.time_ns(), self._ticks + 1)
         return f"{self._ticks:0{TICKS}x}{self.writer}"
-
-    def _open(self, *, create: bool) -> bool:
-        if create and not self._is_there():
-            try:
-                self._table.create(self._engine)
-            except DBAPIError:
-                # Another task has made it in this moment, or else it is an error.
-                if not self._is_there():
-                    raise
-        if not self._is_there():
-            return False
-        found = inspect(self._engine).get_columns(self._table.name, schema=self._table.schema)
-        names = {column["name"].lower() for column in found}
-        if missing := [column.name for column in self._table.columns if column.name not in names]:
-            raise LedgerError(
-                f"The table {self.name} is no ledger of refunds: it has no column {', '.join(missing)}; "
-                "give ledger_table another name"
-            )
-        return True
-
-    def _is_there(self) -> bool:
-        return inspect(self._engine).has_table(self._table.name, schema=self._table.schema)
 
     def _histories(self, rows: Sequence[Row]) -> dict[Key, History]:
         found: dict[Key, list[Entry]] = {}
@@ -255,67 +216,38 @@ class Ledger:
             )
         return written
 
-    # SQLAlchemy's own errors show the statement and a thousand entries: none of that is for the log.
-    def _patiently(self, call: Callable[[], T], patience: float | None = None) -> T:
-        seconds = PATIENCE if patience is None else patience
-        retrying = Retrying(
-            retry=retry_if_exception_type((OperationalError, InterfaceError)),
-            stop=lambda state: self.stopping or (state.seconds_since_start or 0) > seconds,
-            wait=wait_random_exponential(multiplier=0.2, max=2),
-            before_sleep=lambda state: log.warning(
-                "The ledger %s cannot be reached (%s); trying again",
-                self.name,
-                _short(state.outcome.exception() if state.outcome else None),
-            ),
-            reraise=True,
-        )
-        try:
-            return retrying(call)
-        except (OperationalError, InterfaceError) as error:
-            raise LedgerLost(
-                f"The ledger {self.name} cannot be reached ({_short(error)}); once its database is back, run "
-                "this again: it goes on where the ledger ends"
-            ) from None
-        except SQLAlchemyError as error:
-            raise LedgerError(
-                f"The ledger {self.name} cannot be used ({_short(error)}); the connection needs to be "
-                "allowed to create it, or to select from it and insert into it"
-            ) from None
 
-
-def _table(name: str, schema: str | None) -> Table:
-    moment = (
-        DateTime(timezone=True)
-        .with_variant(DATETIME(fsp=6), "mysql")  # which drops milliseconds unless told to keep them
-        .with_variant(TIMESTAMP(timezone=True), "bigquery")  # whose DATETIME takes no offset
-    )
-    return Table(
-        quoted_name(name, quote=True),
-        MetaData(),
+def _columns() -> list[Column[Any]]:
+    return [
         # One index serves the look-up of keys, and names the newest entry of each; some warehouses know
         # no other than a primary key.
         Column("site_slug", String(MAX_SITE), primary_key=True),
         Column("refund_key", String(MAX_KEY), primary_key=True),
         Column("entry_id", String(24), primary_key=True),
-        Column("logged_at", moment, nullable=False),
+        Column("logged_at", moment_type(), nullable=False),
         Column("event", String(32), nullable=False),
         Column("origin_slug", Text, nullable=False),
-        Column("refunded_at", moment),
-        # SQLite has no decimals; four of them survive a float.
-        Column("refund_subtotal", Numeric(15, 4).with_variant(Float(), "sqlite")),
+        Column("refunded_at", moment_type()),
+        Column("refund_subtotal", amount_type()),
         Column("http_status", Integer),
         Column("error_message", Text),
         Column("attempts", Integer),
         Column("referral_id", String(64)),
         Column("referral_status", String(32)),
         Column("ad_rewarded", Boolean),
+        *task_columns(),
+    ]
+
+
+def task_columns() -> list[Column[Any]]:
+    """The columns that say which run of which task has written; named as :class:`TaskRun`'s fields."""
+    return [
         Column("dag_id", String(250)),
         Column("run_id", String(250)),
         Column("task_id", String(250)),
         Column("map_index", Integer),
         Column("try_number", Integer),
-        schema=None if schema is None else quoted_name(schema, quote=True),
-    )
+    ]
 
 
 def _site(row: Row) -> str:
@@ -333,19 +265,3 @@ def _read(values: Iterable[Any]) -> Entry:
         exact = amount if isinstance(amount, Decimal) else Decimal(repr(amount))
         read["refund_subtotal"] = exact.quantize(_FOUR_DECIMALS)
     return Entry(**read, is_of_this_task=bool(is_of_this_task))
-
-
-def _text(value: object, longest: int | None = None) -> str | None:
-    """As text, without what databases cannot keep in one."""
-    if value is None:
-        return None
-    text = str(value)
-    if text.isascii() and "\0" not in text:
-        return text[:longest]
-    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")[:longest]
-
-
-def _short(error: BaseException | None) -> str:
-    """Without the statement and its parameters, which SQLAlchemy's message goes on with."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]

@@ -110,7 +110,7 @@ class RefundSync:
         Requests on the wire get :data:`GRACE` seconds, the rest becomes ``aborted``.
         """
         self._stop_asked = TalkableError(reason)
-        self._ledger.stopping = True
+        self._ledger.hurry()
 
     def run(self) -> TalkableError | None:
         """Send what is to be sent.
@@ -178,7 +178,7 @@ class RefundSync:
 
     def _end_early(self, reason: TalkableError) -> None:
         """After an error: bring home what is on the wire, and note that the rest was not tried."""
-        self._ledger.stopping = True
+        self._ledger.hurry()
         self._decided.extendleft(self._not_handed_over)
         self._begin_to_end(reason)
         try:

@@ -25,7 +25,7 @@ from airflow_provider_talkable.hooks.talkable import TalkableHook
 from airflow_provider_talkable.operators.refund import LOSSES
 from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.sandbox.__main__ import _parser
-from airflow_provider_talkable.sync.ledger import _table
+from airflow_provider_talkable.sync.ledger import _columns
 from airflow_provider_talkable.sync.rows import ROW_COLUMNS
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 from tests.airflow.conftest import LATE, Airflow
@@ -117,7 +117,7 @@ def test_the_table_of_columns() -> None:
 def test_the_table_of_the_ledger() -> None:
     [rows] = [table for table in tables() if table[0][0].startswith("`site_slug`, `refund_key`")]
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
-    assert named == set(_table("ledger", None).columns.keys())
+    assert named == {column.name for column in _columns()}
 
 
 def test_the_defaults_in_the_text() -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from airflow_provider_talkable import LedgerError, LedgerLost
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.sync import ledger as ledger_module
+from airflow_provider_talkable.sync import tables
 from airflow_provider_talkable.sync.decisions import SUBMITTED, Entry
 from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
 from airflow_provider_talkable.sync.rows import MAX_KEY, MAX_SITE, Row
@@ -216,7 +216,7 @@ def test_a_write_of_which_it_is_unknown_whether_it_came_through_may_be_repeated(
     engine: Engine, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, was_committed: bool
 ) -> None:
     """The connection breaks at COMMIT: before the database has done it, or after."""
-    monkeypatch.setattr(ledger_module, "PATIENCE", 5)
+    monkeypatch.setattr(tables, "PATIENCE", 5)
     broken: list[bool] = []
 
     def do_commit(connection: Any) -> None:
@@ -253,7 +253,7 @@ def test_a_call_that_came_through_may_be_repeated_with_more(engine: Engine, ledg
 def test_a_database_that_stays_away_is_lost(
     postgres: URL, engines: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "PATIENCE", 1)
+    monkeypatch.setattr(tables, "PATIENCE", 1)
     engine = engines(postgres)
     ledger = Ledger(engine)
     ledger.open()

@@ -16,8 +16,7 @@ from airflow_provider_talkable.client.concurrent import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.sandbox import Canned, Reset
-from airflow_provider_talkable.sync import ledger as ledger_module
-from airflow_provider_talkable.sync import run
+from airflow_provider_talkable.sync import run, tables
 from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
 from airflow_provider_talkable.sync.run import RefundSync
 from airflow_provider_talkable.sync.summary import Summary
@@ -393,7 +392,7 @@ def test_a_ledger_that_is_lost_stops_the_run_and_the_log_says_what_it_lacks(
     slugs = [f"order-{n}" for n in range(300)]
     shop.order(*slugs)
     shop.refund(*slugs)
-    monkeypatch.setattr(ledger_module, "PATIENCE", 0.5)
+    monkeypatch.setattr(tables, "PATIENCE", 0.5)
 
     def lose_it(sync: RefundSync) -> None:
         append = sync._ledger._append

@@ -1,0 +1,147 @@
+"""Tables of this package in somebody's database: made if missing, checked if not, waited for if gone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import TIMESTAMP, Column, DateTime, Float, MetaData, Numeric, Table, inspect
+from sqlalchemy.dialects.mysql import DATETIME
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.sql import quoted_name
+from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
+
+from airflow_provider_talkable.protocol.errors import LedgerError, LedgerLost
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PATIENCE = 120.0
+"""Seconds that a database may be gone before it counts as lost."""
+OPENING_PATIENCE = 5.0
+"""The same before anything was sent: then it is more likely a mistake in the connection."""
+
+
+class OwnTable:
+    """A table of this package's. It belongs to one thread.
+
+    :param engine: The database.
+    :param what: What errors call it, e.g. ``ledger``.
+    :param name: The table's name, quoted as it is.
+    :param schema: Its schema, quoted as it is; it is not made. Default: the connection's.
+    :param columns: Its columns.
+    """
+
+    def __init__(
+        self, engine: Engine, what: str, name: str, schema: str | None, columns: Sequence[Column[Any]]
+    ) -> None:
+        self.engine = engine
+        self.what = what
+        self.name = f"{schema}.{name}" if schema else name
+        self.table = Table(
+            quoted_name(name, quote=True),
+            MetaData(),
+            *columns,
+            schema=None if schema is None else quoted_name(schema, quote=True),
+        )
+        self.stopping = False
+        """Whether there is no time left to wait for a database that is gone."""
+
+    def open(self, *, create: bool = True) -> bool:
+        """Make the table if it is missing, and check its columns if it is not.
+
+        :param create: Leave a missing table missing.
+        :return: Whether it is there.
+        :raises LedgerError: if another table has that name, or the database does not let it.
+        """
+        return self.patiently(lambda: self._open(create=create), OPENING_PATIENCE)
+
+    def patiently(self, call: Callable[[], T], patience: float | None = None) -> T:
+        """Call, and call again while the database is gone.
+
+        :param patience: For how many seconds; default: :data:`PATIENCE`.
+        :raises LedgerLost: if it is gone for longer.
+        :raises LedgerError: if it does not let it.
+        """
+        # SQLAlchemy's own errors show the statement and a thousand entries: none of that is for the log.
+        seconds = PATIENCE if patience is None else patience
+        retrying = Retrying(
+            retry=retry_if_exception_type((OperationalError, InterfaceError)),
+            stop=lambda state: self.stopping or (state.seconds_since_start or 0) > seconds,
+            wait=wait_random_exponential(multiplier=0.2, max=2),
+            before_sleep=lambda state: log.warning(
+                "The %s %s cannot be reached (%s); trying again",
+                self.what,
+                self.name,
+                _short(state.outcome.exception() if state.outcome else None),
+            ),
+            reraise=True,
+        )
+        try:
+            return retrying(call)
+        except (OperationalError, InterfaceError) as error:
+            raise LedgerLost(
+                f"The {self.what} {self.name} cannot be reached ({_short(error)}); once its database is "
+                "back, run this again: it goes on where the ledger ends"
+            ) from None
+        except SQLAlchemyError as error:
+            raise LedgerError(
+                f"The {self.what} {self.name} cannot be used ({_short(error)}); the connection needs to be "
+                "allowed to create it, or to select from it and insert into it"
+            ) from None
+
+    def _open(self, *, create: bool) -> bool:
+        if create and not self._is_there():
+            try:
+                self.table.create(self.engine)
+            except DBAPIError:
+                # Another task has made it in this moment, or else it is an error.
+                if not self._is_there():
+                    raise
+        if not self._is_there():
+            return False
+        found = inspect(self.engine).get_columns(self.table.name, schema=self.table.schema)
+        names = {column["name"].lower() for column in found}
+        if missing := [column.name for column in self.table.columns if column.name not in names]:
+            raise LedgerError(
+                f"The table {self.name} is no {self.what} of refunds: it has no column {', '.join(missing)}; "
+                f"give {self.what}_table another name"
+            )
+        return True
+
+    def _is_there(self) -> bool:
+        return inspect(self.engine).has_table(self.table.name, schema=self.table.schema)
+
+
+def moment_type() -> DateTime:
+    """A moment, to the millisecond at least, on every database."""
+    return (
+        DateTime(timezone=True)
+        .with_variant(DATETIME(fsp=6), "mysql")  # which drops milliseconds unless told to keep them
+        .with_variant(TIMESTAMP(timezone=True), "bigquery")  # whose DATETIME takes no offset
+    )
+
+
+def amount_type() -> Numeric[Any]:
+    """An amount of money, to four decimals."""
+    # SQLite has no decimals; four of them survive a float.
+    return Numeric(15, 4).with_variant(Float(), "sqlite")
+
+
+def storable(value: object, longest: int | None = None) -> str | None:
+    """As text, without what databases cannot keep in one."""
+    if value is None:
+        return None
+    text = str(value)
+    if text.isascii() and "\0" not in text:
+        return text[:longest]
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")[:longest]
+
+
+def _short(error: BaseException | None) -> str:
+    """Without the statement and its parameters, which SQLAlchemy's message goes on with."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
