@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.providers.common.compat.sdk import Asset, BaseHook, BaseOperator, conf
+from airflow.providers.common.compat.sdk import Asset, conf
 
 from airflow_provider_talkable.operators._rendered import as_list_or_one
+from airflow_provider_talkable.operators._warehouse import WarehouseOperator
 from airflow_provider_talkable.operators.refund import LOSSES
 from airflow_provider_talkable.protocol.errors import (
     InvalidRefund,
@@ -22,9 +23,7 @@ from airflow_provider_talkable.protocol.outcomes import Outcome
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-    from sqlalchemy.engine import Engine
 
-    from airflow_provider_talkable.sync.ledger import TaskRun
     from airflow_provider_talkable.sync.run import RefundSync, Rules
     from airflow_provider_talkable.sync.summary import Summary
 
@@ -39,7 +38,7 @@ _ERRORS: dict[str, type[TalkableError]] = {
 }
 
 
-class SqlToTalkableRefundOperator(BaseOperator):
+class SqlToTalkableRefundOperator(WarehouseOperator):
     """Refunds what a query returns, and keeps in a ledger what became of each refund.
 
     Run it again as often as you like: what the ledger says is settled is not sent again. Every refund
@@ -83,21 +82,7 @@ class SqlToTalkableRefundOperator(BaseOperator):
         key, :class:`LedgerLost` if the ledger's database went away.
     """
 
-    template_fields: Sequence[str] = (
-        "sql",
-        "parameters",
-        "sql_conn_id",
-        "talkable_conn_id",
-        "site_slug",
-        "ledger_conn_id",
-        "ledger_table",
-        "ledger_schema",
-        "resend",
-        "preview",
-    )
-    template_ext: Sequence[str] = (".sql",)
-    template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "parameters": "json"}
-    ui_color = "#e9f5ef"
+    template_fields: Sequence[str] = (*WarehouseOperator.template_fields, "resend", "preview")
 
     _sync: RefundSync | None = None
     _is_killed = False
@@ -105,14 +90,6 @@ class SqlToTalkableRefundOperator(BaseOperator):
     def __init__(
         self,
         *,
-        sql: str,
-        sql_conn_id: str,
-        parameters: Mapping[str, Any] | Sequence[Any] | None = None,
-        site_slug: str | None = None,
-        talkable_conn_id: str = "talkable_default",
-        ledger_conn_id: str | None = None,
-        ledger_table: str = "talkable_refund_ledger",
-        ledger_schema: str | None = None,
         resend: Iterable[Outcome | str] | str = (),
         fail_on: Iterable[Outcome | str] = LOSSES,
         max_failure_ratio: float = 0.0,
@@ -120,22 +97,9 @@ class SqlToTalkableRefundOperator(BaseOperator):
         fetch_referral: bool = False,
         preview: bool | str = False,
         deferrable: bool | None = None,
-        throttle_patience: float = 300.0,
-        max_attempts: int = 5,
-        max_in_flight: int = 16,
-        initial_rate: float | None = 5.0,
-        max_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.sql = sql
-        self.sql_conn_id = sql_conn_id
-        self.parameters = parameters
-        self.site_slug = site_slug
-        self.talkable_conn_id = talkable_conn_id
-        self.ledger_conn_id = ledger_conn_id
-        self.ledger_table = ledger_table
-        self.ledger_schema = ledger_schema
         self.resend = resend
         self.fail_on = frozenset(
             Outcome(name) for name in ([fail_on] if isinstance(fail_on, str) else fail_on)
@@ -153,11 +117,6 @@ class SqlToTalkableRefundOperator(BaseOperator):
             if deferrable is None
             else deferrable
         )
-        self.throttle_patience = throttle_patience
-        self.max_attempts = max_attempts
-        self.max_in_flight = max_in_flight
-        self.initial_rate = initial_rate
-        self.max_rate = max_rate
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Sync, push the summary, and fail if an outcome calls for it."""
@@ -175,8 +134,6 @@ class SqlToTalkableRefundOperator(BaseOperator):
             self._sync.stop("the task was stopped from outside")
 
     def _run(self, context: Context, *, writer: str | None = None, **carried: Any) -> dict[str, Any]:
-        from airflow_provider_talkable.hooks.talkable import TalkableHook
-        from airflow_provider_talkable.sync.ledger import Ledger
         from airflow_provider_talkable.sync.preview import preview
         from airflow_provider_talkable.sync.query import rows_of
         from airflow_provider_talkable.sync.run import RefundSync
@@ -184,26 +141,12 @@ class SqlToTalkableRefundOperator(BaseOperator):
         from airflow_provider_talkable.sync.summary import Summary
 
         rules, is_preview = self._rules(), _boolean("preview", self.preview)
-        hook = TalkableHook(
-            self.talkable_conn_id,
-            site_slug=self.site_slug or None,
-            max_attempts=self.max_attempts,
-            throttle_patience=self.throttle_patience,
-            max_in_flight=self.max_in_flight,
-            initial_rate=self.initial_rate,
-            max_rate=self.max_rate,
-        )
+        hook = self._hook()
         # Whatever is wrong with the connections shows before the warehouse is asked for rows.
         config = hook.get_conn().config
         with ExitStack() as opened:
-            warehouse = _engine(self.sql_conn_id, opened)
-            ledger = Ledger(
-                _engine(self.ledger_conn_id, opened) if self.ledger_conn_id else warehouse,
-                table=self.ledger_table,
-                schema=self.ledger_schema or None,
-                task_run=_task_run(context),
-                writer=writer,
-            )
+            warehouse, ledgers = self._databases(opened)
+            ledger = self._ledger(ledgers, context, writer)
             ledger.open(create=not is_preview)
             snapshot = opened.enter_context(Snapshot())
             snapshot.fill(rows_of(warehouse, self.sql, self.parameters or None, site_slug=hook.site_slug))
@@ -290,25 +233,6 @@ class SqlToTalkableRefundOperator(BaseOperator):
                 f"{failed} of {tried} refunds failed ({told}), more than max_failure_ratio="
                 f"{self.max_failure_ratio:g} allows; the ledger {self.ledger_table} has the reason of each"
             )
-
-
-def _engine(conn_id: str, opened: ExitStack) -> Engine:
-    hook = BaseHook.get_hook(conn_id)
-    if not hasattr(hook, "get_sqlalchemy_engine"):
-        raise TalkableError(
-            f"Connection {conn_id!r} is no SQL database that SQLAlchemy knows ({type(hook).__name__}); "
-            "give one whose hook has get_sqlalchemy_engine"
-        )
-    engine: Engine = hook.get_sqlalchemy_engine()
-    opened.callback(engine.dispose)
-    return engine
-
-
-def _task_run(context: Context) -> TaskRun:
-    from airflow_provider_talkable.sync.ledger import TaskRun
-
-    ti = context["ti"]
-    return TaskRun(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number)
 
 
 def _boolean(field: str, value: bool | str) -> bool:

@@ -1,0 +1,134 @@
+"""What operators have in common that read refunds from a warehouse and look into the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.common.compat.sdk import BaseHook, BaseOperator
+
+from airflow_provider_talkable.protocol.errors import TalkableError
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+    from sqlalchemy.engine import Engine
+
+    from airflow_provider_talkable.hooks.talkable import TalkableHook
+    from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
+
+
+class WarehouseOperator(BaseOperator):
+    """Reads refunds with a query and has a ledger of them.
+
+    :param sql: One statement in the warehouse's own SQL, or the name of a ``.sql`` file.
+    :param sql_conn_id: The warehouse: any connection whose hook gives a SQLAlchemy engine.
+    :param parameters: Values for the query's placeholders, in the style of the warehouse's driver.
+    :param site_slug: The Talkable site id of rows that name none; default: the connection's.
+    :param talkable_conn_id: The Talkable connection.
+    :param ledger_conn_id: Where the ledger lies; default: in the warehouse.
+    :param ledger_table: The ledger's table, quoted as it is; made if it is missing.
+    :param ledger_schema: Its schema, quoted as it is; default: the connection's.
+    :param throttle_patience: Seconds to wait while Talkable answers a site with nothing but 429.
+    :param max_attempts: How many times a request is sent before its failure stands.
+    :param max_in_flight: Requests under way at a time.
+    :param initial_rate: Requests per second to begin with, for each site, doubled each second until
+        Talkable first answers 429; ``None``: unpaced until then.
+    :param max_rate: Requests per second never to exceed, for each site.
+    """
+
+    template_fields: Sequence[str] = (
+        "sql",
+        "parameters",
+        "sql_conn_id",
+        "talkable_conn_id",
+        "site_slug",
+        "ledger_conn_id",
+        "ledger_table",
+        "ledger_schema",
+    )
+    template_ext: Sequence[str] = (".sql",)
+    template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "parameters": "json"}
+    ui_color = "#e9f5ef"
+
+    def __init__(
+        self,
+        *,
+        sql: str,
+        sql_conn_id: str,
+        parameters: Mapping[str, Any] | Sequence[Any] | None = None,
+        site_slug: str | None = None,
+        talkable_conn_id: str = "talkable_default",
+        ledger_conn_id: str | None = None,
+        ledger_table: str = "talkable_refund_ledger",
+        ledger_schema: str | None = None,
+        throttle_patience: float = 300.0,
+        max_attempts: int = 5,
+        max_in_flight: int = 16,
+        initial_rate: float | None = 5.0,
+        max_rate: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.sql = sql
+        self.sql_conn_id = sql_conn_id
+        self.parameters = parameters
+        self.site_slug = site_slug
+        self.talkable_conn_id = talkable_conn_id
+        self.ledger_conn_id = ledger_conn_id
+        self.ledger_table = ledger_table
+        self.ledger_schema = ledger_schema
+        self.throttle_patience = throttle_patience
+        self.max_attempts = max_attempts
+        self.max_in_flight = max_in_flight
+        self.initial_rate = initial_rate
+        self.max_rate = max_rate
+
+    def _hook(self) -> TalkableHook:
+        from airflow_provider_talkable.hooks.talkable import TalkableHook
+
+        return TalkableHook(
+            self.talkable_conn_id,
+            site_slug=self.site_slug or None,
+            max_attempts=self.max_attempts,
+            throttle_patience=self.throttle_patience,
+            max_in_flight=self.max_in_flight,
+            initial_rate=self.initial_rate,
+            max_rate=self.max_rate,
+        )
+
+    def _databases(self, opened: ExitStack) -> tuple[Engine, Engine]:
+        """The engines of the warehouse and of the ledger, which may be one."""
+        warehouse = _engine(self.sql_conn_id, opened)
+        return warehouse, _engine(self.ledger_conn_id, opened) if self.ledger_conn_id else warehouse
+
+    def _ledger(self, engine: Engine, context: Context, writer: str | None = None) -> Ledger:
+        from airflow_provider_talkable.sync.ledger import Ledger
+
+        return Ledger(
+            engine,
+            table=self.ledger_table,
+            schema=self.ledger_schema or None,
+            task_run=task_run(context),
+            writer=writer,
+        )
+
+
+def task_run(context: Context) -> TaskRun:
+    """Which run of which task this is, as it is kept in tables."""
+    from airflow_provider_talkable.sync.ledger import TaskRun
+
+    ti = context["ti"]
+    return TaskRun(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number)
+
+
+def _engine(conn_id: str, opened: ExitStack) -> Engine:
+    hook = BaseHook.get_hook(conn_id)
+    if not hasattr(hook, "get_sqlalchemy_engine"):
+        raise TalkableError(
+            f"Connection {conn_id!r} is no SQL database that SQLAlchemy knows ({type(hook).__name__}); "
+            "give one whose hook has get_sqlalchemy_engine"
+        )
+    engine: Engine = hook.get_sqlalchemy_engine()
+    opened.callback(engine.dispose)
+    return engine
