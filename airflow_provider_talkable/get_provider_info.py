@@ -25,6 +25,7 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": "Talkable",
                 "python-modules": [
+                    f"{_PACKAGE}.operators.reconcile",
                     f"{_PACKAGE}.operators.referral",
                     f"{_PACKAGE}.operators.refund",
                 ],

@@ -80,10 +80,10 @@ class Sender(Generic[T, R, S]):
         self._news = threading.Event()
         self._broken: BaseException | None = None
         self._is_cancelled = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="talkable-client", daemon=True)
 
     def __enter__(self) -> Sender[T, R, S]:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="talkable-client", daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
         return self

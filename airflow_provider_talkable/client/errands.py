@@ -14,7 +14,6 @@ from airflow_provider_talkable.protocol.errors import (
     TalkableAuthError,
     TalkableConnectionError,
     TalkableError,
-    TalkablePersonNotFound,
 )
 from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralResult, ReferralUpdate
 from airflow_provider_talkable.protocol.refund import Refund
@@ -105,17 +104,17 @@ class ReferralErrand:
 class FriendErrand:
     """Questions, by site and e-mail address, for the referrals of a friend."""
 
+    def __init__(self) -> None:
+        self._friends: Friends | None = None
+
     async def run(
         self, client: AsyncTalkableClient, request: tuple[str, str]
     ) -> list[JsonObject] | TalkableError:
         """Ask."""
+        self._friends = self._friends or Friends(client)
         try:
-            return await client.referrals_as_friend(*request)
-        except TalkablePersonNotFound:
-            return []
+            return await self._friends.referrals(*request)
         except TalkableError as error:
-            if isinstance(error, TalkableAuthError):
-                client.stop(error)
             return error
 
     def cut_short(self, _request: tuple[str, str]) -> TalkableError:

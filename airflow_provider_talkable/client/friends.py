@@ -50,18 +50,30 @@ class Friends:
         email = origin.get("email")
         if not isinstance(email, str) or not email or origin.get("id") is None:
             raise TalkableError("the origin comes without the friend's e-mail address or its own id")
-        if refused := self._refused.get(site_slug):
-            raise refused
+        origin_id = origin["id"]
         friend = self._friend(site_slug, email)
         # One question at a time: who waits here is often answered by what another one has asked.
         async with friend.asking:
             if friend.asked_at < since:
-                known = referral_of_origin(friend.referrals, origin["id"])
+                known = referral_of_origin(friend.referrals, origin_id)
                 if friend.asked_at < 0 or not (known is None or _is_over(known)):
                     await self._ask(friend, site_slug, email)
-        return referral_of_origin(friend.referrals, origin["id"])
+        return referral_of_origin(friend.referrals, origin_id)
+
+    async def referrals(self, site_slug: str, email: str) -> list[JsonObject]:
+        """All referrals of a friend, while nothing is being changed.
+
+        :raises TalkableError: if Talkable does not tell.
+        """
+        friend = self._friend(site_slug, email)
+        async with friend.asking:
+            if friend.asked_at < 0:
+                await self._ask(friend, site_slug, email)
+        return friend.referrals
 
     async def _ask(self, friend: _Friend, site_slug: str, email: str) -> None:
+        if refused := self._refused.get(site_slug):
+            raise refused
         asked_at = time.monotonic()
         try:
             friend.referrals = await self._client.referrals_as_friend(site_slug, email)

@@ -156,11 +156,9 @@ def decide(
 def _conflict(row: Row, sent: Entry, newest: Entry | None, resend: AbstractSet[Outcome]) -> Decision:
     if Outcome.CONFLICT in resend:
         return Send()
-    before = f"{_amount(sent.refund_subtotal)}, {_moment(sent.refunded_at)}, for {sent.origin_slug}"
     message = (
-        f"This refund_key was sent before with {before} and came out as {sent.event}; the row now says "
-        f"{_amount(row.refund_subtotal)}, {_moment(row.refunded_at)}, for {row.origin_slug}, and was not "
-        "sent: a further refund needs a refund_key of its own"
+        f"This refund_key was sent before with {told(sent)} and came out as {sent.event}; the row now says "
+        f"{told(row)}, and was not sent: a further refund needs a refund_key of its own"
     )
     return _note_once(Note(Outcome.CONFLICT, message), newest)
 
@@ -172,9 +170,9 @@ def _note_once(note: Note, newest: Entry | None) -> Decision:
     return note
 
 
-def _amount(subtotal: Decimal | None) -> str:
-    return "the whole order" if subtotal is None else f"{subtotal.normalize():f}"
-
-
-def _moment(moment: datetime | None) -> str:
-    return "no date" if moment is None else moment.isoformat(timespec="seconds")
+def told(refund: Row | Entry) -> str:
+    """What Talkable is told of a refund, in words."""
+    subtotal, moment = refund.refund_subtotal, refund.refunded_at
+    amount = "the whole order" if subtotal is None else f"{subtotal.normalize():f}"
+    date = "no date" if moment is None else moment.isoformat(timespec="seconds")
+    return f"{amount}, {date}, for {refund.origin_slug}"

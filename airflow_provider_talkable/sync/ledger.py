@@ -79,18 +79,21 @@ class Ledger:
         self._own = OwnTable(engine, "ledger", table, schema, _columns())
         self._engine = engine
         self._table = self._own.table
+        self.name = self._own.name
         self._exists = True
         self._task_run = {name: getattr(task_run or TaskRun(), name) for name in TaskRun.__slots__}
         self._ticks = 0
         self._tried: frozenset[str] = frozenset()
 
-    def open(self, *, create: bool = True) -> None:
+    def open(self, *, create: bool = True) -> bool:
         """Make the table if it is missing, and check its columns if it is not.
 
         :param create: Leave a missing table missing: it then reads as empty.
+        :return: Whether it is there.
         :raises LedgerError: if another table has that name, or the database does not let it.
         """
         self._exists = self._own.open(create=create)
+        return self._exists
 
     def hurry(self) -> None:
         """There is no time left to wait for a database that is gone."""

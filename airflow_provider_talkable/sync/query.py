@@ -19,6 +19,8 @@ def rows_of(
     parameters: Mapping[str, Any] | Sequence[Any] | None = None,
     *,
     site_slug: str | None = None,
+    more: Sequence[str] = (),
+    needs: Sequence[str] = (),
 ) -> Iterator[Row]:
     """Run a query and read its rows as they come; when they are at their end, its transaction is too.
 
@@ -26,6 +28,8 @@ def rows_of(
     :param sql: One statement, in the warehouse's own SQL; sent as it is.
     :param parameters: Values for its placeholders, in the driver's own style: a mapping or a sequence.
     :param site_slug: The site of rows that name none.
+    :param more: Other columns that may be there.
+    :param needs: Those of them that have to be.
     :raises InvalidRefund: if the columns are not those of a refund.
     :raises TalkableError: if the statement gives no rows at all, such as an UPDATE.
     """
@@ -36,7 +40,7 @@ def rows_of(
         result = connection.execution_options(**options).exec_driver_sql(sql, given)
         if not result.returns_rows:
             raise TalkableError("sql: gives no rows; it has to be one statement that selects refunds")
-        reader = RowReader(list(result.keys()), site_slug=site_slug)
+        reader = RowReader(list(result.keys()), site_slug=site_slug, more=more, needs=needs)
         for rows in result.partitions(_AT_A_TIME):
             for row in rows:
                 yield reader.read(row)

@@ -15,6 +15,8 @@ from airflow_provider_talkable.protocol.refund import COLUMNS, Refund, text_of_i
 from airflow_provider_talkable.protocol.results import RefundResult
 
 ROW_COLUMNS = ("refund_key", *COLUMNS)
+REPORT_COLUMNS = ("email", "currency")
+"""What a reconciliation reads besides."""
 
 # Together with an entry's id they are the ledger's primary key, which databases limit to some 2,700
 # bytes; a character takes up to four.
@@ -36,6 +38,8 @@ class Row:
     :param refund_subtotal: The refunded part; ``None`` refunds the whole order.
     :param problem: Why it cannot be sent: ``invalid`` or ``conflict``; ``None``: it can.
     :param message: The problem in words.
+    :param email: The e-mail address of who bought, Talkable's friend; for a reconciliation only.
+    :param currency: The shop's currency, as given; for a reconciliation only.
     """
 
     site_slug: str
@@ -45,6 +49,8 @@ class Row:
     refund_subtotal: Decimal | None = None
     problem: Outcome | None = None
     message: str | None = None
+    email: str | None = None
+    currency: str | None = None
 
     @property
     def refund(self) -> Refund:
@@ -59,19 +65,30 @@ class RowReader:
         ``event_category`` with ``event_number``; optional ``refund_key``, ``refunded_at``,
         ``refund_subtotal``, ``site_slug``.
     :param site_slug: The site of rows that name none.
+    :param more: Other columns that may be there, of :data:`REPORT_COLUMNS`.
+    :param needs: Those of them that have to be.
     :raises InvalidRefund: if a column has another name, or two have the same: a misspelt
         ``refund_subtotal`` would turn partial refunds into full ones.
     """
 
-    def __init__(self, columns: Sequence[str], *, site_slug: str | None = None) -> None:
+    def __init__(
+        self,
+        columns: Sequence[str],
+        *,
+        site_slug: str | None = None,
+        more: Sequence[str] = (),
+        needs: Sequence[str] = (),
+    ) -> None:
         self._columns = [column.lower() for column in columns]
         self._site_slug = site_slug
+        self._more = [name for name in more if name in self._columns]
+        known = (*ROW_COLUMNS, *more)
         for column in columns:
-            if column.lower() not in ROW_COLUMNS:
+            if column.lower() not in known:
                 raise InvalidRefund.of(
                     "column",
                     column,
-                    f"rename it or leave it out of the query; a refund has: {', '.join(ROW_COLUMNS)}",
+                    f"rename it or leave it out of the query; a refund has: {', '.join(known)}",
                 )
             if self._columns.count(column.lower()) > 1:
                 raise InvalidRefund.of("column", column, "is there twice; leave one out of the query")
@@ -81,11 +98,15 @@ class RowReader:
                 list(columns),
                 "one has to be origin_slug, or order_number, or event_category with event_number",
             )
+        for name in needs:
+            if name not in self._columns:
+                raise InvalidRefund.of("columns", list(columns), f"one has to be {name}")
 
     def read(self, values: Sequence[object]) -> Row:
         """Read one row; what makes no refund becomes a row with a problem."""
         given = dict(zip(self._columns, values, strict=True))
         key = given.pop("refund_key", None)
+        more = {name: _text_or_none(given.pop(name)) for name in self._more}
         try:
             refund = Refund.from_row(given, site_slug=self._site_slug)
             refund_key = refund.origin_slug if key is None else text_of_id("refund_key", key)
@@ -95,7 +116,13 @@ class RowReader:
         except InvalidRefund as error:
             return self._invalid(key, given, error)
         return Row(
-            refund.site_slug, refund_key, refund.origin_slug, refund.refunded_at, refund.refund_subtotal
+            refund.site_slug,
+            refund_key,
+            refund.origin_slug,
+            refund.refunded_at,
+            refund.refund_subtotal,
+            email=more.get("email"),
+            currency=more.get("currency"),
         )
 
     def _invalid(self, key: object, given: Mapping[str, object], error: InvalidRefund) -> Row:
@@ -109,6 +136,10 @@ class RowReader:
             problem=Outcome.INVALID,
             message=shown.error_message,
         )
+
+
+def _text_or_none(value: object) -> str | None:
+    return (None if value is None else str(value).strip()) or None
 
 
 def _check(field: str, text: str, longest: int | None = None) -> None:

@@ -16,12 +16,14 @@ from airflow_provider_talkable.sync.rows import Row
 _TABLE = """
 CREATE TABLE rows (
     number INTEGER PRIMARY KEY, site_slug TEXT, refund_key TEXT, origin_slug TEXT, refunded_at TEXT,
-    refund_subtotal TEXT, problem TEXT, message TEXT, copies INTEGER DEFAULT 1, differs INTEGER DEFAULT 0,
+    refund_subtotal TEXT, problem TEXT, message TEXT, email TEXT, currency TEXT,
+    copies INTEGER DEFAULT 1, differs INTEGER DEFAULT 0,
     UNIQUE (site_slug, refund_key)
 )"""
 _ADD = """
-INSERT INTO rows (site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, problem, message)
-VALUES (?, ?, ?, ?, ?, ?, ?)
+INSERT INTO rows (
+    site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, problem, message, email, currency)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (site_slug, refund_key) DO UPDATE SET
     copies = copies + 1,
     differs = differs OR (origin_slug, refunded_at, refund_subtotal, message) IS NOT
@@ -30,7 +32,8 @@ ON CONFLICT (site_slug, refund_key) DO UPDATE SET
 # only after milliseconds when they are busy sending.
 _READ = """
 SELECT json_group_array(json_array(
-    site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, problem, message, copies, differs))
+    site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, problem, message, email, currency,
+    copies, differs))
 FROM (SELECT * FROM rows WHERE number > ? AND number <= ? ORDER BY number)"""
 
 
@@ -100,6 +103,8 @@ def _written(row: Row) -> tuple[str | None, ...]:
         None if row.refund_subtotal is None else str(row.refund_subtotal),
         row.problem,
         row.message,
+        row.email,
+        row.currency,
     )
 
 
@@ -111,6 +116,8 @@ def _read(
     subtotal: str | None,
     problem: str | None,
     message: str | None,
+    email: str | None,
+    currency: str | None,
     copies: int,
     differs: int,
 ) -> Row:
@@ -128,4 +135,6 @@ def _read(
         None if subtotal is None else Decimal(subtotal),
         Outcome(problem) if problem else None,
         message,
+        email,
+        currency,
     )

@@ -79,6 +79,7 @@ def test_provider_info_imports_nothing() -> None:
 @pytest.mark.parametrize(
     "module",
     [
+        "operators.reconcile",
         "operators.referral",
         "operators.refund",
         "sensors.referral",

@@ -1,0 +1,178 @@
+"""What counts as wrong with a refund: the rules, one by one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from airflow_provider_talkable import Outcome
+from airflow_provider_talkable.sync.decisions import Entry, History
+from airflow_provider_talkable.sync.discrepancies import (
+    Discrepancy,
+    Kind,
+    against_ledger,
+    against_talkable,
+    is_to_be_asked,
+    paid,
+    settled_entry,
+)
+from airflow_provider_talkable.sync.rows import Row
+
+DAY = datetime(2026, 1, 2, tzinfo=UTC)
+PENDING = {"id": 7, "status": "pending", "ad_rewarded": False}
+PAID = {"id": 7, "status": "approved", "ad_rewarded": True}
+VOIDED = {"id": 7, "status": "voided", "ad_rewarded": False}
+
+
+def row(subtotal: str | None = None, **fields: Any) -> Row:
+    amount = None if subtotal is None else Decimal(subtotal).quantize(Decimal("0.0001"))
+    return Row("my-store", "k", "A", DAY, amount, **fields)
+
+
+def entry(event: str, subtotal: str | None = None, *, writer: str = "w", **fields: Any) -> Entry:
+    amount = None if subtotal is None else Decimal(subtotal).quantize(Decimal("0.0001"))
+    values: Any = {"origin_slug": "A", "refunded_at": DAY} | fields
+    return Entry(f"{0:016x}{writer}", event, refund_subtotal=amount, **values)
+
+
+def kinds(row: Row, *entries: Entry) -> list[str]:
+    return [found.kind for found in against_ledger(row, History.of(entries))]
+
+
+@pytest.mark.parametrize(
+    ("entries", "kind"),
+    [
+        ([], ["missing"]),
+        ([entry("refunded")], []),
+        ([entry("already_refunded")], []),
+        ([entry("not_found")], []),
+        ([entry("submitted")], ["unsettled"]),
+        ([entry("refunded"), entry("submitted")], ["unsettled"]),
+        ([entry("submitted"), entry("refunded")], []),
+        ([entry("failed")], ["unsettled"]),
+        ([entry("unconfirmed")], ["unsettled"]),
+        ([entry("throttled")], ["unsettled"]),
+        ([entry("aborted")], ["unsettled"]),
+        ([entry("invalid")], ["unsettled"]),
+        ([entry("conflict")], ["unsettled"]),
+        ([entry("refunded"), entry("aborted")], []),
+        ([entry("rejected")], ["refused"]),
+        ([entry("refunded", "5")], ["different"]),
+        ([entry("refunded", "5"), entry("conflict")], ["different"]),
+        ([entry("refunded", refunded_at=None)], ["different"]),
+        ([entry("refunded", origin_slug="B")], ["different"]),
+        ([entry("refunded", ad_rewarded=True)], ["rewarded"]),
+        ([entry("refunded", ad_rewarded=False)], []),
+        ([entry("refunded", origin_slug="B", ad_rewarded=True)], ["different", "rewarded"]),
+    ],
+)
+def test_a_refund_of_a_whole_order_against_the_ledger(entries: list[Entry], kind: list[str]) -> None:
+    assert kinds(row(), *entries) == kind
+
+
+def test_a_reward_stays_after_a_partial_refund() -> None:
+    assert kinds(row("5"), entry("refunded", "5", ad_rewarded=True)) == []
+
+
+@pytest.mark.parametrize(("problem", "kind"), [(Outcome.INVALID, "refused"), (Outcome.CONFLICT, "different")])
+def test_a_row_with_a_problem(problem: Outcome, kind: str) -> None:
+    [found] = against_ledger(row(problem=problem, message="no slug"), History.of([entry("refunded")]))
+    assert (found.kind, found.message) == (kind, "no slug")
+
+
+def test_the_message_says_what_the_ledger_says() -> None:
+    [found] = against_ledger(row(), History.of([entry("failed", error_message="HTTP 502")]))
+    assert found.message == "The ledger says failed: HTTP 502"
+    [found] = against_ledger(row("12.50"), History.of([entry("refunded", refunded_at=None)]))
+    assert found.message == (
+        "Talkable was told the whole order, no date, for A; the warehouse has 12.5, "
+        "2026-01-02T00:00:00+00:00, for A under the same refund_key"
+    )
+
+
+@pytest.mark.parametrize(
+    ("entries", "is_settled"),
+    [
+        ([], False),
+        ([entry("refunded")], True),
+        ([entry("already_refunded")], True),
+        ([entry("rejected")], False),
+        ([entry("refunded"), entry("submitted")], False),
+    ],
+)
+def test_what_is_settled(entries: list[Entry], is_settled: bool) -> None:
+    assert bool(settled_entry(History.of(entries))) is is_settled
+
+
+@pytest.mark.parametrize(
+    ("subtotal", "standing", "asked"),
+    [
+        (None, entry("refunded", referral_id="7", ad_rewarded=False), True),
+        (None, entry("refunded"), True),
+        (None, entry("refunded", ad_rewarded=False), False),
+        (None, None, False),
+        ("5", entry("refunded", "5", referral_id="7"), False),
+    ],
+    ids=["its referral is known", "nothing is known", "it has none", "it is not settled", "it is partial"],
+)
+def test_what_talkable_is_asked_about(subtotal: str | None, standing: Entry | None, asked: bool) -> None:
+    assert is_to_be_asked(row(subtotal), standing) is asked
+
+
+def test_a_row_with_a_problem_is_not_asked_about() -> None:
+    assert not is_to_be_asked(row(problem=Outcome.INVALID), entry("refunded"))
+
+
+@pytest.mark.parametrize(
+    ("referral_id", "referrals", "verdict"),
+    [
+        ("7", [VOIDED], False),
+        ("7", [{"id": 7, "status": "approved", "ad_rewarded": False}], False),
+        ("7", [PAID | {"id": 8}, VOIDED], False),
+        ("7", [], True),
+        ("7", [VOIDED | {"id": 8}], True),
+        ("7", [PAID], "rewarded"),
+        ("7", [VOIDED | {"id": 8}, PENDING], "missing"),
+        (None, [], False),
+        (None, [VOIDED, VOIDED], False),
+        (None, [VOIDED, PAID], True),
+        (None, [PENDING], True),
+    ],
+)
+def test_against_talkable(referral_id: str | None, referrals: Any, verdict: bool | str) -> None:
+    found = against_talkable(row(), entry("refunded", referral_id=referral_id), referrals)
+    assert (found.kind if isinstance(found, Discrepancy) else found) == verdict
+
+
+@pytest.mark.parametrize(("referral", "kind"), [(PENDING, None), (PAID, "rewarded")])
+def test_talkable_was_told_of_a_part_of_what_was_refunded(referral: Any, kind: str | None) -> None:
+    found = against_talkable(row(), entry("refunded", "5", referral_id="7"), [referral])
+    assert (found.kind if isinstance(found, Discrepancy) else None) == kind
+
+
+def reward(amount: object, status: str = "Paid") -> dict[str, object]:
+    return {"id": 1, "amount": amount, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("rewards", "total"),
+    [
+        ([reward(10), reward("2.50"), reward(0.1), reward(100, "Unpaid")], "12.6"),
+        ([reward(10, "paid")], "10"),
+        ([reward(None), reward("ten"), reward("NaN"), "x", {}], "0"),
+        (None, "0"),
+        ([], "0"),
+    ],
+)
+def test_the_sum_of_what_was_paid(rewards: Any, total: str) -> None:
+    assert paid({"advocate_rewards": rewards}) == Decimal(total)
+
+
+def test_only_a_reward_that_talkable_shows_has_an_amount() -> None:
+    referral = PAID | {"advocate_rewards": [reward(10)]}
+    assert Discrepancy(Kind.REWARDED, row(), "", None, referral).reward == 10
+    assert Discrepancy(Kind.REWARDED, row(), "").reward is None
+    assert Discrepancy(Kind.MISSING, row(), "", None, referral).reward is None

@@ -1,0 +1,321 @@
+"""The reconciliation, with real databases and over real HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import URL, Engine
+
+from airflow_provider_talkable import LedgerError
+from airflow_provider_talkable.client.concurrent import Pace, Sender
+from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.errands import FriendErrand
+from airflow_provider_talkable.client.retries import RetryPolicy
+from airflow_provider_talkable.sandbox import Canned, Sandbox
+from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
+from airflow_provider_talkable.sync.query import rows_of
+from airflow_provider_talkable.sync.reconcile import Asking, ReconcileSummary, Reconciliation, Report
+from airflow_provider_talkable.sync.rows import REPORT_COLUMNS
+from airflow_provider_talkable.sync.snapshot import Snapshot
+from tests.conftest import Sandboxes
+from tests.shop import Shop
+
+SQL = (
+    "SELECT refund_key, origin_slug, refunded_at, refund_subtotal,"
+    " 'friend-' || origin_slug || '@example.com' AS email, 'EUR' AS currency FROM refunds ORDER BY number"
+)
+UNPACED = Pace(32, initial_rate=None)
+TASK = TaskRun("shop", "run 1", "reconcile", -1, 1)
+
+
+def reconcile(
+    shop: Shop,
+    *,
+    sql: str = SQL,
+    ask: bool = True,
+    key: str | None = None,
+    policy: RetryPolicy | None = None,
+    task_run: TaskRun = TASK,
+) -> ReconcileSummary:
+    config = ClientConfig.parse(host=shop.sandbox.url, api_key=key or shop.sandbox.api_key)
+    report = Report(shop.engine, table="discrepancies", task_run=task_run)
+    report.open()
+    ledger = Ledger(shop.engine)
+    ledger.open(create=False)
+    with Snapshot() as snapshot:
+        snapshot.fill(rows_of(shop.engine, sql, site_slug="my-store", more=REPORT_COLUMNS))
+        asking: Asking | None = None
+        if ask:
+            asking = Sender(config, policy or RetryPolicy(), UNPACED, FriendErrand())
+        reconciliation = Reconciliation(snapshot, ledger, report, asking)
+        reconciliation.run()
+    return reconciliation.summary
+
+
+def reported(shop: Shop) -> list[dict[str, Any]]:
+    with shop.engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT * FROM discrepancies ORDER BY refund_key, kind")
+        return [dict(row) for row in rows.mappings()]
+
+
+def by_kind(shop: Shop) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for row in reported(shop):
+        found.setdefault(row["kind"], set()).add(row["refund_key"])
+    return found
+
+
+def order(shop: Shop, *slugs: str, **fields: Any) -> None:
+    for slug in slugs:
+        shop.order(slug, email=f"friend-{slug}@example.com", **fields)
+
+
+def questions(sandbox: Sandbox) -> int:
+    return sum("referrals_as_friend" in request["path"] for request in sandbox.requests)
+
+
+@pytest.fixture
+def shop(database: URL, engines: Callable[[URL], Engine], sandboxes: Sandboxes) -> Shop:
+    """On each database, with a Talkable that answers as it does today."""
+    return Shop(engines(database), sandboxes())
+
+
+class Planted:
+    """20,000 refunds, among which forty are wrong in each way, and forty that only look wrong."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
+        self.slugs = [f"order-{number:05}" for number in range(20_000)]
+        ways = (
+            "missing", "pending", "submitted", "failed", "rejected", "invalid", "amount", "date",
+            "rewarded", "rewarded in part", "never seen",
+        )  # fmt: skip
+        self.wrong = {way: set(self.slugs[40 * at + 2 :: 500]) for at, way in enumerate(ways)}
+        assert {len(slugs) for slugs in self.wrong.values()} == {40}
+
+    def partly(self, slug: str) -> bool:
+        """Whether it is the refund of a part."""
+        return slug.endswith("5") or slug in self.wrong["rewarded in part"]
+
+    def rows(self, *, then: bool) -> list[tuple[object, ...]]:
+        """The refunds as they are in the warehouse, or as they were when they were synced."""
+        dates = dict.fromkeys(self.wrong["invalid"], "yesterday")
+        amounts = dict.fromkeys(self.wrong["amount"], "7.50") if then else {}
+        if then:
+            dates |= dict.fromkeys(self.wrong["date"], "2026-01-01")
+        return [
+            (slug, slug, dates.get(slug, "2026-01-02"), amounts.get(slug, "5" if self.partly(slug) else None))
+            for slug in self.slugs
+            if not (then and slug in self.wrong["missing"])
+        ]
+
+    def sync(self) -> None:
+        """Register the orders, some of which belong to no referral, and sync their refunds."""
+        for slug in self.slugs:
+            if slug not in self.wrong["never seen"]:
+                order(self.shop, slug, referral=None if slug.endswith("9") else {})
+        self.shop.refund(*self.rows(then=True))
+        self.shop.sync(pace=UNPACED)
+
+    def go_wrong(self) -> None:
+        """What has gone wrong since, in the ledger and at Talkable."""
+        changes = (
+            ("DELETE FROM talkable_refund_ledger", "submitted"),
+            ("UPDATE talkable_refund_ledger SET event = 'failed'", "failed"),
+            ("UPDATE talkable_refund_ledger SET event = 'rejected'", "rejected"),
+        )
+        with self.shop.engine.begin() as connection:
+            for statement, way in changes:
+                keys = ", ".join(f"'{slug}'" for slug in self.wrong[way])
+                connection.exec_driver_sql(
+                    f"{statement} WHERE event <> 'submitted' AND refund_key IN ({keys})"
+                )
+        talkable = self.shop.sandbox.talkable
+        for way, status in (
+            ("pending", "pending"),
+            ("rewarded", "approved"),
+            ("rewarded in part", "approved"),
+        ):
+            for slug in self.wrong[way]:
+                referral = talkable.sites["my-store"][slug].referral
+                assert referral
+                referral.status, referral.ad_rewarded = status, status == "approved"
+        self.shop.clear()
+        self.shop.refund(*self.rows(then=False))
+
+
+def test_forty_of_each_kind_among_20000_are_found_and_nothing_else(postgres_shop: Shop) -> None:
+    planted = Planted(postgres_shop)
+    planted.sync()
+    planted.go_wrong()
+    summary = reconcile(postgres_shop)
+    wrong = planted.wrong
+    assert by_kind(postgres_shop) == {
+        "missing": wrong["missing"] | wrong["pending"],
+        "unsettled": wrong["submitted"] | wrong["failed"],
+        "refused": wrong["rejected"] | wrong["invalid"],
+        "different": wrong["amount"] | wrong["date"],
+        "rewarded": wrong["rewarded"],
+    }
+    assert len(reported(postgres_shop)) == summary.discrepancies.total() == 360
+    assert summary.rewards == {"EUR": Decimal(400)}
+    assert (summary.refunds, summary.unknown) == (20_000, 0)
+    assert {row["reward"] for row in reported(postgres_shop) if row["kind"] == "rewarded"} == {10}
+
+
+def test_against_the_ledger_alone_nothing_is_asked(shop: Shop) -> None:
+    order(shop, "A", "B")
+    order(shop, "C", referral={"status": "approved", "ad_rewarded": True})
+    shop.refund("A", "B", "C")
+    shop.sync(fetch_referral=True)
+    shop.refund("D")
+    before = len(shop.sandbox.requests)
+    summary = reconcile(shop, ask=False)
+    assert by_kind(shop) == {"missing": {"D"}, "rewarded": {"C"}}
+    assert (summary.asked, summary.unknown, summary.rewards) == (0, 0, {})
+    assert len(shop.sandbox.requests) == before
+
+
+def test_a_row_of_the_report(shop: Shop) -> None:
+    order(shop, "A", referral={"status": "approved", "ad_rewarded": True, "reward_amount": 12.5})
+    shop.refund(("a", "A", "2026-01-02T03:04:05Z"))
+    shop.sync(fetch_referral=True)
+    summary = reconcile(shop)
+    [row] = reported(shop)
+    row.pop("checked_at")
+    assert str(row.pop("refunded_at")).startswith("2026-01-02 03:04:05")
+    assert str(row.pop("ledger_refunded_at")).startswith("2026-01-02 03:04:05")
+    assert row == {
+        "kind": "rewarded",
+        "site_slug": "my-store",
+        "refund_key": "a",
+        "origin_slug": "A",
+        "refund_subtotal": None,
+        "ledger_event": "refunded",
+        "ledger_refund_subtotal": None,
+        "referral_id": str(shop.sandbox.talkable.sites["my-store"]["A"].referral.id),  # type: ignore[union-attr]
+        "referral_status": "approved",
+        "reward": 12.5,
+        "currency": "EUR",
+        "message": "The order was refunded, and Talkable has rewarded the advocate",
+        "dag_id": "shop",
+        "run_id": "run 1",
+        "task_id": "reconcile",
+        "map_index": -1,
+        "try_number": 1,
+    }
+    assert summary.as_dict() == {
+        "rows": 1,
+        "refunds": 1,
+        "first": "2026-01-02T03:04:05+00:00",
+        "last": "2026-01-02T03:04:05+00:00",
+        "asked": 1,
+        "unknown": 0,
+        "discrepancies": {"missing": 0, "unsettled": 0, "refused": 0, "different": 0, "rewarded": 1},
+        "rewards": {"EUR": "12.50"},
+        "shown": [
+            {
+                "kind": "rewarded",
+                "site_slug": "my-store",
+                "refund_key": "a",
+                "origin_slug": "A",
+                "message": "The order was refunded, and Talkable has rewarded the advocate",
+            }
+        ],
+    }
+    assert list(summary.lines()) == [
+        "Refunds: 1 in 1 rows, refunded from 2026-01-02 03:04:05+00:00 to 2026-01-02 03:04:05+00:00",
+        "Discrepancies: 1 rewarded",
+        "Talkable was asked about 1 of them",
+        "Paid to advocates of refunded orders: 12.50 EUR",
+        "A: rewarded: The order was refunded, and Talkable has rewarded the advocate",
+    ]
+
+
+def test_rewards_are_summed_by_currency(shop: Shop) -> None:
+    order(shop, "A", "B", "C", "D", referral={"status": "approved", "ad_rewarded": True})
+    shop.refund("A", "B", "C", "D")
+    shop.sync(fetch_referral=True)
+    currency = "CASE origin_slug WHEN 'A' THEN 'USD' WHEN 'B' THEN ' ' ELSE 'EUR' END AS currency"
+    summary = reconcile(shop, sql=SQL.replace("'EUR' AS currency", currency))
+    assert summary.rewards == {"USD": 10, "?": 10, "EUR": 20}
+
+
+def test_a_retry_replaces_its_own_rows_only(shop: Shop) -> None:
+    shop.order("A")
+    shop.refund("A")
+    Ledger(shop.engine).open()
+    other = TaskRun("shop", "run 2", "reconcile", -1, 1)
+    for task_run in (TASK, other, TaskRun("shop", "run 1", "reconcile", -1, 2)):
+        reconcile(shop, task_run=task_run)
+    assert sorted((row["run_id"], row["try_number"]) for row in reported(shop)) == [
+        ("run 1", 2), ("run 2", 1),
+    ]  # fmt: skip
+
+
+def test_without_an_address_or_an_answer_it_is_unknown(shop: Shop) -> None:
+    late = {"status": "approved", "ad_rewarded": True}
+    order(shop, "A", "B", "C")
+    order(shop, "D", referral=late)
+    shop.refund("A", "B", "C", "D")
+    shop.sync(fetch_referral=True)
+    nobody = "CASE WHEN origin_slug IN ('A', 'D') THEN NULL ELSE 'friend-B@example.com' END AS email"
+    sql = SQL.replace("'friend-' || origin_slug || '@example.com' AS email", nobody)
+    summary = reconcile(shop, sql=sql)
+    # A has no address, C the wrong one; D is known to be late from the ledger.
+    assert (summary.asked, summary.unknown) == (2, 3)
+    assert by_kind(shop) == {"rewarded": {"D"}}
+    assert summary.rewards == {}
+    assert "Of 3 Talkable did not tell, or they could not be told apart" in list(summary.lines())
+
+
+def test_a_refused_key_is_asked_with_once(shop: Shop) -> None:
+    slugs = [f"order-{n}" for n in range(100)]
+    order(shop, *slugs)
+    shop.refund(*slugs)
+    shop.sync(fetch_referral=True, pace=UNPACED)
+    before = questions(shop.sandbox)
+    summary = reconcile(shop, key="wrong")
+    assert summary.unknown == 100
+    assert questions(shop.sandbox) - before <= 32
+
+
+def test_a_friend_is_asked_about_once(shop: Shop) -> None:
+    slugs = [f"order-{n}" for n in range(20)]
+    for slug in slugs:
+        shop.order(slug, email="friend-jane@example.com")
+    shop.refund(*slugs)
+    shop.sync(fetch_referral=True, pace=UNPACED)
+    before = questions(shop.sandbox)
+    sql = SQL.replace("'friend-' || origin_slug || '@example.com'", "'friend-jane@example.com'")
+    assert reconcile(shop, sql=sql).asked == 20
+    assert questions(shop.sandbox) == before + 1
+
+
+def test_throttling_is_waited_out(shop: Shop) -> None:
+    order(shop, "A", referral={"status": "approved", "ad_rewarded": True})
+    shop.refund("A")
+    shop.sync(fetch_referral=True)
+    shop.sandbox.dials.next(Canned(429), Canned(502))
+    assert reconcile(shop).rewards == {"EUR": 10}
+    shop.sandbox.dials.next(*[Canned(429)] * 3)
+    assert reconcile(shop, policy=RetryPolicy(throttle_patience=0)).unknown == 1
+
+
+def test_another_table_of_that_name_is_left_alone(shop: Shop) -> None:
+    with shop.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE discrepancies (kind INTEGER)")
+    with pytest.raises(LedgerError, match="is no report of refunds.*give report_table another name"):
+        Report(shop.engine, table="discrepancies", task_run=TASK).open()
+
+
+def test_no_message_names_the_friend(shop: Shop) -> None:
+    shop.refund(("a", "jane@example.com"))
+    shop.sandbox.dials.next(Canned(422, b'{"ok": false, "error_message": "no order of jane@example.com"}'))
+    shop.sync()
+    summary = reconcile(shop)
+    assert summary.shown[0]["message"] == "The ledger says rejected: no order of [redacted]"
+    assert reported(shop)[0]["message"] == "The ledger says rejected: no order of [redacted]"
