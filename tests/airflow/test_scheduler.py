@@ -1,16 +1,18 @@
-"""The sync under a real scheduler with LocalExecutor, and a real triggerer, on PostgreSQL."""
+"""The sync and the sensor under a real scheduler with LocalExecutor, and a real triggerer, on PostgreSQL."""
 
 from __future__ import annotations
 
 import json
+import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from sqlalchemy.engine import URL, Engine
 from airflow_provider_talkable.sandbox import Dials
 from tests.airflow.conftest import Airflow
 from tests.conftest import Sandboxes
+from tests.shop import wait_for_requests
 
 IS_AIRFLOW_3 = int(__version__.split(".")[0]) >= 3
 SITES = ("ca", "de", "uk", "us")
@@ -28,6 +31,7 @@ SITES = ("ca", "de", "uk", "us")
 DAGS = """
 from datetime import timedelta
 from airflow.providers.common.compat.sdk import DAG
+from airflow_provider_talkable.sensors.referral import TalkableReferralSensor
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 
 refunds = dict(
@@ -52,6 +56,17 @@ with DAG("deferred", schedule=None):
         throttle_patience=2,
         max_in_flight=2,
     )
+
+with DAG("waiting", schedule=None):
+    TalkableReferralSensor(
+        task_id="wait",
+        person="jane@example.com",
+        statuses=["voided"],
+        site_slug="de",
+        poke_interval=1,
+        timeout=600,
+        deferrable=True,
+    )
 """
 
 
@@ -64,6 +79,7 @@ class Deployment:
     warehouse: Engine
     folder: Path
     variables: dict[str, str]
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def command(self, *arguments: str) -> str:
         done = subprocess.run(
@@ -81,10 +97,18 @@ class Deployment:
     def environment(self) -> dict[str, str]:
         return self.airflow.environment(self.folder) | self.variables
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "airflow", *arguments]
-        with (self.folder.parent / f"{arguments[0]}.log").open("wb") as log:
-            return subprocess.Popen(command, env=self.environment, stdout=log, stderr=subprocess.STDOUT)
+        with (self.folder.parent / f"{arguments[0]}.log").open("ab") as log:
+            self.processes[arguments[0]] = subprocess.Popen(
+                command, env=self.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def kill(self, component: str) -> None:
+        """End a process and its children, as if the machine had gone."""
+        process = self.processes[component]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
     def query(self, sql: str) -> list[Any]:
         with self.metadata.connect() as connection:
@@ -93,7 +117,7 @@ class Deployment:
     def wait_for(self, states: set[str], *, dag_id: str, count: int = 1) -> None:
         """Wait until all task instances of a DAG are in one of these states."""
         deadline = time.monotonic() + 150
-        query = f"SELECT state FROM task_instance WHERE dag_id = '{dag_id}' AND task_id = 'sync'"
+        query = f"SELECT state FROM task_instance WHERE dag_id = '{dag_id}'"
         while True:
             found = [state for (state,) in self.query(query)]
             if len(found) == count and set(found) <= states:
@@ -185,6 +209,9 @@ def deployment(
         "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
         "AIRFLOW_CONN_SHOP": json.dumps(connection_to_shop),
+        # How soon another triggerer takes over from one that is gone.
+        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
     }
     airflow = Airflow(tmp_path, sandbox)
     deployment = Deployment(airflow, engines(metadata), warehouse, folder, variables)
@@ -193,11 +220,12 @@ def deployment(
     components: list[tuple[str, ...]] = [("scheduler",), ("triggerer",)]
     if IS_AIRFLOW_3:
         components += [("api-server", "--port", str(port)), ("dag-processor",)]
-    processes = [deployment.start(*component) for component in components]
+    for component in components:
+        deployment.start(*component)
     yield deployment
-    for process in processes:
+    for process in deployment.processes.values():
         process.terminate()
-    for process in processes:
+    for process in deployment.processes.values():
         try:
             process.wait(timeout=30)
         except subprocess.TimeoutExpired:
@@ -265,3 +293,23 @@ def test_a_task_that_is_failed_by_hand_records_what_was_on_the_wire(deployment: 
     newest = Counter(events[-1] for events in deployment.ledger().values())
     assert newest["refunded"] + newest["not_found"] == len(sandbox.requests) < 100
     assert newest["aborted"] == 200 - len(sandbox.requests)
+
+
+def test_a_sensor_outlives_its_triggerer(deployment: Deployment) -> None:
+    sandbox = deployment.airflow.sandbox
+    sandbox.talkable.create_purchase("de", {"order_number": "jane-1", "email": "jane@example.com"})
+    deployment.command("dags", "reserialize")
+    deployment.command("dags", "trigger", "waiting")
+    deployment.wait_for({"deferred"}, dag_id="waiting")
+    # The task has looked once; from then on it is the triggerer that asks.
+    wait_for_requests(sandbox, 3)
+    deployment.kill("triggerer")
+    sandbox.requests.clear()
+    time.sleep(3)
+    assert not sandbox.requests
+    sandbox.talkable.update_referral("de", "jane-1", {"status": "voided"})
+    deployment.start("triggerer")
+    deployment.wait_for({"success"}, dag_id="waiting")
+    [referral] = deployment.summaries("waiting")
+    assert referral["status"] == "voided"
+    assert f"Referral {referral['id']} is voided" in deployment.logs()
