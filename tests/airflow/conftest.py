@@ -84,7 +84,7 @@ class Airflow:
 
 @pytest.fixture
 def airflow(tmp_path: Path, sandboxes: Sandboxes) -> Airflow:
-    """A shop with the orders A to E: A to D were refunded today, E long ago; Talkable never saw D.
+    """A shop with the orders A to E and G: A to D were refunded today, E long ago; Talkable never saw D.
 
     Another of its sites has an order F, refunded today too.
     """
@@ -92,9 +92,9 @@ def airflow(tmp_path: Path, sandboxes: Sandboxes) -> Airflow:
         generation="seed", site_slugs=("my-store", "my-store-ca", "my-store-de", "my-store-uk")
     )
     sandbox.talkable.create_purchase("my-store-de", {"order_number": "F", "subtotal": 100})
-    for slug in "ABCE":
-        order = {"order_number": slug, "subtotal": 100, "referral": LATE if slug == "C" else {}}
-        sandbox.talkable.create_purchase("my-store", order)
+    for slug in "ABCEG":
+        order = {"order_number": slug, "subtotal": 100, "email": f"{slug}@example.com"}
+        sandbox.talkable.create_purchase("my-store", order | {"referral": LATE if slug == "C" else {}})
     airflow = Airflow(tmp_path, sandbox)
     with closing(airflow.warehouse) as warehouse, warehouse:
         warehouse.execute("CREATE TABLE refunded_orders (order_number, refunded_at, refund_subtotal)")
@@ -110,6 +110,10 @@ def airflow(tmp_path: Path, sandboxes: Sandboxes) -> Airflow:
             "INSERT INTO refunds SELECT 'r' || rowid, order_number, refunded_at, refund_subtotal, 'my-store'"
             " FROM refunded_orders"
         )
+        warehouse.execute("CREATE TABLE orders (order_number, email, currency, ordered_at)")
+        at = (RUN_DATE - timedelta(days=30, hours=12)).isoformat()
+        for slug in "ABCDEG":
+            warehouse.execute("INSERT INTO orders VALUES (?, ?, 'EUR', ?)", (slug, f"{slug}@example.com", at))
         at = (RUN_DATE - timedelta(hours=1)).isoformat()
         warehouse.execute("INSERT INTO refunds VALUES ('r6', 'F', ?, NULL, 'my-store-de')", (at,))
     return airflow

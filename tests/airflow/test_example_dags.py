@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from airflow import __version__
 
+from airflow_provider_talkable.sandbox.talkable import Generation
 from tests.airflow.conftest import RUN_DATE, Airflow
 from tests.conftest import KEY
 
@@ -133,6 +134,54 @@ def test_the_backfill_begins_as_a_preview(airflow: Airflow) -> None:
     assert set(airflow.states()["sync_refunds"]) == {"success", "failed"}
     assert "TalkableOriginNotFound: 1 of 6 refunds failed (1 not_found)" in log
     assert len(airflow.sandbox.requests) == 6
+
+
+def test_late_refunds_are_found_and_what_they_cost(airflow: Airflow) -> None:
+    log = airflow.run("example_talkable_late_refunds")
+    assert airflow.states() == {"sync_refunds": {"success"}, "reconcile": {"success"}}, log[-3000:]
+    [summary] = airflow.xcom("reconcile", "return_value")
+    counts = {kind: count for kind, count in summary["discrepancies"].items() if count}
+    # E was refunded a month ago and is in no window of the sync's.
+    assert (summary["refunds"], counts) == (5, {"missing": 1, "rewarded": 1})
+    assert (summary["rewards"], summary["unknown"]) == ({"EUR": "10.00"}, 0)
+    with closing(airflow.warehouse) as warehouse:
+        query = "SELECT kind, origin_slug, reward FROM talkable_refund_discrepancies ORDER BY origin_slug"
+        assert warehouse.execute(query).fetchall() == [("rewarded", "C", 10.0), ("missing", "E", None)]
+    assert "Paid to advocates of refunded orders: 10.00 EUR" in log
+    assert_key_is_nowhere(airflow, log)
+
+
+def test_referrals_are_voided_and_approved(airflow: Airflow) -> None:
+    flagged = airflow.sandbox.talkable.sites["my-store"]["C"].referral
+    assert flagged
+    flagged.status = "flagged"
+    log = airflow.run("example_talkable_manual_approval")
+    assert set(airflow.states()) == {"refunded", "void", "kept", "approve"}
+    assert set().union(*airflow.states().values()) == {"success"}, log[-3000:]
+    [voided], [approved] = airflow.xcom("void", "results"), airflow.xcom("approve", "results")
+    assert {slug: r["outcome"] for slug, r in by_slug(voided).items()} == {
+        "A": "updated",
+        "C": "updated",
+        "D": "not_found",
+    }
+    assert {slug: r["outcome"] for slug, r in by_slug(approved).items()} == {"G": "updated"}
+    held = airflow.sandbox.talkable.snapshot()["my-store"]
+    assert {slug: held[slug]["referral"]["status"] for slug in "ABCG"} == {
+        "A": "voided",
+        "B": "pending",
+        "C": "voided",
+        "G": "approved",
+    }
+    assert "@example.com" not in json.dumps([voided, approved])
+
+
+@pytest.mark.parametrize("generation", ["seed", "current"])
+def test_a_refund_is_waited_for(airflow: Airflow, generation: str) -> None:
+    airflow.sandbox.talkable.generation = Generation(generation)
+    log = airflow.run("example_talkable_refund_and_wait", "--conf", '{"order_number": "A"}')
+    assert airflow.states() == {"refund": {"success"}, "wait": {"success"}}, log[-3000:]
+    [referral] = airflow.xcom("wait", "return_value")
+    assert (referral["status"], referral["friend_person"]["email"]) == ("voided", "A@example.com")
 
 
 RETRIED = """

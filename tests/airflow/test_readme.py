@@ -22,6 +22,7 @@ from airflow_provider_talkable import Outcome, RefundResult
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.get_provider_info import get_provider_info
 from airflow_provider_talkable.hooks.talkable import TalkableHook
+from airflow_provider_talkable.operators._warehouse import WarehouseOperator
 from airflow_provider_talkable.operators.refund import LOSSES
 from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.sandbox.__main__ import _parser
@@ -121,7 +122,11 @@ def test_the_table_of_the_ledger() -> None:
 
 
 def test_the_defaults_in_the_text() -> None:
-    defaults = inspect.signature(SqlToTalkableRefundOperator).parameters
+    defaults = {
+        name: parameter
+        for operator in (WarehouseOperator, SqlToTalkableRefundOperator)
+        for name, parameter in inspect.signature(operator).parameters.items()
+    }
     [rows] = [table for table in tables() if table[0][0] == "`max_in_flight`"]
     for name, told, *_ in rows:
         default = defaults[name.strip("`")].default

@@ -1,0 +1,39 @@
+"""Refund one order, and wait until its referral is settled.
+
+Run it by hand with the order's number. ``fetch_referral`` has the refund come back with its referral,
+whichever generation of Talkable's API answers; it names the friend and the order to wait for. The sensor
+frees its worker slot while it waits.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from airflow.providers.common.compat.sdk import DAG, Param
+
+from airflow_provider_talkable.operators.refund import TalkableRefundOperator
+from airflow_provider_talkable.sensors.referral import TalkableReferralSensor
+
+REFERRAL = "ti.xcom_pull(task_ids='refund')['referral']"
+
+with DAG(
+    "example_talkable_refund_and_wait",
+    schedule=None,
+    start_date=datetime(2026, 1, 1),
+    params={"order_number": Param("B00K2EOONI", type="string", description="The order to refund")},
+    doc_md=__doc__,
+    tags=["talkable"],
+):
+    refund = TalkableRefundOperator(
+        task_id="refund", origin_slug="{{ params.order_number }}", fetch_referral=True
+    )
+    wait = TalkableReferralSensor(
+        task_id="wait",
+        person=f"{{{{ {REFERRAL}['friend_person']['email'] }}}}",
+        origin_id=f"{{{{ {REFERRAL}['referred_origin_id'] }}}}",
+        statuses=["voided", "approved"],
+        poke_interval=300,
+        timeout=3 * 24 * 3600,
+        deferrable=True,
+    )
+    refund >> wait
