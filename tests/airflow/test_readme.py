@@ -8,6 +8,7 @@ import inspect
 import json
 import re
 import shlex
+import textwrap
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
@@ -16,18 +17,22 @@ from pathlib import Path
 import pytest
 import requests
 from airflow.providers.common.compat.sdk import DAG
+from sqlalchemy.engine import URL, Engine
 
 import airflow_provider_talkable
-from airflow_provider_talkable import Outcome, RefundResult
+from airflow_provider_talkable import Outcome, ReferralOutcome, RefundResult
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.get_provider_info import get_provider_info
 from airflow_provider_talkable.hooks.talkable import TalkableHook
 from airflow_provider_talkable.operators._warehouse import WarehouseOperator
+from airflow_provider_talkable.operators.referral import LOSSES as REFERRAL_LOSSES
 from airflow_provider_talkable.operators.refund import LOSSES
 from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.sandbox.__main__ import _parser
-from airflow_provider_talkable.sync.ledger import _columns
-from airflow_provider_talkable.sync.rows import ROW_COLUMNS
+from airflow_provider_talkable.sync.discrepancies import Discrepancy, Kind
+from airflow_provider_talkable.sync.ledger import Ledger, TaskRun, _columns
+from airflow_provider_talkable.sync.reconcile import Report, report_columns
+from airflow_provider_talkable.sync.rows import ROW_COLUMNS, Row
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 from tests.airflow.conftest import LATE, Airflow
 from tests.shop import Shop
@@ -35,6 +40,7 @@ from tests.shop import Shop
 ROOT = Path(__file__).parents[2]
 ReadConfig = Callable[[str], ClientConfig]
 README = (ROOT / "README.md").read_text()
+PAID = {"advocate_rewards": [{"amount": 12.5, "status": "Paid"}]}
 
 
 def blocks(language: str) -> list[str]:
@@ -73,7 +79,7 @@ def test_the_sync(airflow: Airflow) -> None:
     assert airflow.states() == {"sync_refunds": {"success"}}, log[-3000:]
     [summary] = airflow.xcom("sync_refunds", "summary")
     assert summary["outcomes"] == {"refunded": 4}
-    example, _ = blocks("json")
+    example, *_ = blocks("json")
     assert list(json.loads(example)) == list(summary)
 
 
@@ -93,10 +99,70 @@ def test_the_queries_over_the_ledger(shop: Shop, postgres_shop: Shop) -> None:
                 "INSERT INTO refunds (refund_id, refunded_at)"
                 " VALUES ('new', '2026-10-06'), ('old', '2026-09-01')"
             )
-            failed, late, unsettled = (connection.exec_driver_sql(query).all() for query in blocks("sql"))
+            failed, late, unsettled = (connection.exec_driver_sql(query).all() for query in blocks("sql")[:3])
         assert [row[2:4] for row in failed] == [("X", "not_found")]
         assert [row[1] for row in late] == ["B"]
         assert [row[0] for row in unsettled] == ["new"]
+
+
+def test_the_query_over_the_report(shop: Shop, postgres_shop: Shop) -> None:
+    for where in (shop, postgres_shop):
+        late = Discrepancy(Kind.REWARDED, Row("my-store", "a", "A", currency="EUR"), "", None, PAID)
+        for run_id, count in (("earlier", 5), ("latest", 2)):
+            task_run = TaskRun("shop", run_id, "reconcile", -1, 1)
+            report = Report(where.engine, table="talkable_refund_discrepancies", task_run=task_run)
+            report.open()
+            report.write([late] * count)
+        with where.engine.connect() as connection:
+            [row] = connection.exec_driver_sql(blocks("sql")[3]).all()
+        assert tuple(row) == ("EUR", 2, 25)
+
+
+def test_the_referrals(airflow: Airflow, engines: Callable[[URL], Engine]) -> None:
+    """The reconciliation, the operator and the sensor, in one DAG."""
+    folder = airflow.home / "dags"
+    folder.mkdir()
+    examples = "".join(
+        python(f"import Talkable{name}\n")
+        for name in ("RefundReconcileOperator", "ReferralOperator", "ReferralSensor")
+    )
+    (folder / "referrals.py").write_text(
+        "from airflow.providers.common.compat.sdk import DAG\n"
+        'with DAG("referrals", schedule=None) as dag:\n'
+        + textwrap.indent(examples, "    ")
+        + '    dag.get_task("void") >> dag.get_task("wait")\n'
+    )
+    Ledger(engines(URL.create("sqlite", database=str(airflow.home / "warehouse.sqlite")))).open()
+    talkable = airflow.sandbox.talkable
+    talkable.create_purchase("my-store", {"order_number": "B00K2EOONI", "email": "jane@example.com"})
+    event = {"event_category": "newsletter_subscription", "event_number": 42}
+    talkable.create_event("my-store", event)
+    log = airflow.run("referrals", folder=folder)
+    assert set().union(*airflow.states().values()) == {"success"}, log[-3000:]
+    [summary] = airflow.xcom("reconcile", "return_value")
+    assert summary["discrepancies"]["missing"] == 5
+    _, _, example = blocks("json")
+    assert list(json.loads(example)) == list(summary)
+    assert list(json.loads(example)["shown"][0]) == list(summary["shown"][0])
+    [results] = airflow.xcom("void", "return_value")
+    assert [(result["outcome"], result["referral"]["status"]) for result in results] == [
+        ("updated", "voided")
+    ] * 2
+    [result] = re.findall(r"`(\{\"origin_slug\", .*?\})`", README)
+    assert re.findall(r'"(\w+)"', result) == list(results[0])
+    [referral] = airflow.xcom("wait", "return_value")
+    assert referral["status"] == "voided"
+
+
+def test_the_tables_of_referrals() -> None:
+    [rows] = [table for table in tables() if table[0][0] == "`missing`"]
+    assert [row[0].strip("`") for row in rows] == list(Kind)
+    [rows] = [table for table in tables() if table[0][0] == "`updated`"]
+    assert [row[0].strip("`") for row in rows] == list(ReferralOutcome)
+    assert [row[0].strip("`") for row in rows if row[2] == "fails"] == list(REFERRAL_LOSSES)
+    [rows] = [table for table in tables() if table[0][0].startswith("`checked_at`")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row[0])]
+    assert named == [column.name for column in report_columns()]
 
 
 @pytest.mark.parametrize("warehouse", ["postgres", "snowflake", "google_cloud"])
@@ -158,7 +224,7 @@ def test_the_hook(sandbox: Sandbox, connect: Callable[..., str], capsys: pytest.
 
 
 def test_the_result() -> None:
-    _, result = blocks("json")
+    _, result, _ = blocks("json")
     assert list(json.loads(result)) == list(RefundResult("A", Outcome.REFUNDED).as_dict())
 
 
