@@ -115,6 +115,8 @@ class FriendErrand:
         try:
             return await self._friends.referrals(*request)
         except TalkableError as error:
+            if isinstance(error, TalkableAuthError):
+                client.stop(error)
             return error
 
     def cut_short(self, _request: tuple[str, str]) -> TalkableError:

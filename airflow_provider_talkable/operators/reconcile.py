@@ -51,7 +51,8 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
         :class:`SqlToTalkableRefundOperator`.
     :raises InvalidRefund: if the query's columns are not those of a refund.
     :raises LedgerError: if there is no ledger, or it or the report cannot be used.
-    :raises TalkableError: at the end, if there is more wrong than is allowed.
+    :raises TalkableError: at the end, if there is more wrong than is allowed, or if Talkable left a
+        question without an answer: the subclass that says why.
     """
 
     template_fields: Sequence[str] = (*WarehouseOperator.template_fields, "report_table")
@@ -112,12 +113,15 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
             )
             snapshot.fill(rows)
             reconciliation = Reconciliation(snapshot, ledger, report, asking)
-            reconciliation.run()
+            failure = reconciliation.run()
         summary = reconciliation.summary
         context["ti"].xcom_push(key="summary", value=summary.as_dict())
         for line in summary.lines():
             log.info("%s", line)
         self._judge(summary)
+        if failure:
+            # What is known is in the report; a retry asks again.
+            raise failure.with_traceback(None)
         return summary.as_dict()
 
     def _asking(self, hook: TalkableHook) -> Asking:

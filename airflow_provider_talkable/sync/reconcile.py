@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -39,6 +40,7 @@ NO_CURRENCY = "?"
 """What stands for the currency of refunds whose row gives none."""
 
 _LOOK_UP = 500  # refunds
+_EVERY = 10.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,9 @@ class ReconcileSummary:
     :param first: The earliest ``refunded_at`` among them: what the period really was.
     :param last: The latest.
     :param asked: Refunds that Talkable was asked about.
-    :param unknown: Those of which it did not tell, and settled ones it could not be asked about.
+    :param unanswered: Those of them about which no answer came.
+    :param unknown: Settled ones of which it cannot be told whether they are in order: the row has no
+        ``email``, or the ledger does not know which of the person's referrals is the order's.
     :param discrepancies: How many, by kind.
     :param rewards: The sum of what advocates of refunded orders were paid, by currency.
     :param shown: The first twenty discrepancies.
@@ -78,6 +82,7 @@ class ReconcileSummary:
     first: datetime | None = None
     last: datetime | None = None
     asked: int = 0
+    unanswered: int = 0
     unknown: int = 0
     discrepancies: Counter[str] = field(default_factory=Counter)
     rewards: dict[str, Decimal] = field(default_factory=dict)
@@ -115,6 +120,7 @@ class ReconcileSummary:
             "first": self.first and self.first.isoformat(),
             "last": self.last and self.last.isoformat(),
             "asked": self.asked,
+            "unanswered": self.unanswered,
             "unknown": self.unknown,
             "discrepancies": {kind.value: self.discrepancies[kind] for kind in Kind},
             "rewards": {currency: f"{amount:.2f}" for currency, amount in sorted(self.rewards.items())},
@@ -128,9 +134,9 @@ class ReconcileSummary:
         tally = ", ".join(f"{count} {kind}" for kind, count in self.discrepancies.most_common())
         yield f"Discrepancies: {tally or 'none'}"
         if self.asked:
-            yield f"Talkable was asked about {self.asked} of them"
+            yield f"Talkable was asked about {self.asked} of them, {self.unanswered} without an answer"
         if self.unknown:
-            yield f"Of {self.unknown} Talkable did not tell, or they could not be told apart"
+            yield f"Unknown: {self.unknown} have no email, or a referral that cannot be told from another"
         for currency, amount in sorted(self.rewards.items()):
             yield f"Paid to advocates of refunded orders: {amount:.2f} {currency}"
         for one in self.shown:
@@ -225,10 +231,15 @@ class Reconciliation:
         self._ledger = ledger
         self._report = report
         self._asking = asking
+        self._failure: TalkableError | None = None
 
-    def run(self) -> None:
-        """Compare all, and write down what is wrong."""
+    def run(self) -> TalkableError | None:
+        """Compare all, and write down what is wrong.
+
+        :return: Why Talkable did not answer, if there was something that it did not answer.
+        """
         asking: AbstractContextManager[Any] = self._asking or nullcontext()
+        told_at, done = time.monotonic(), 0
         with asking:
             while rows := self._snapshot.take(_LOOK_UP):
                 found: list[Discrepancy] = []
@@ -246,6 +257,11 @@ class Reconciliation:
                 for discrepancy in found:
                     self.summary.count(discrepancy)
                 self._report.write(found)
+                done += len(rows)
+                if time.monotonic() - told_at >= _EVERY:
+                    told_at = time.monotonic()
+                    log.info("%d of %d refunds compared", done, self._snapshot.refunds)
+        return self._failure
 
     def _ask(self, questions: Iterable[Question]) -> Iterator[Discrepancy]:
         """What is wrong with settled refunds, now that Talkable is asked."""
@@ -260,10 +276,11 @@ class Reconciliation:
                 yield from question.found
         for question, answer in self._asking.take(until=0):
             if isinstance(answer, TalkableError):
-                verdict: Discrepancy | bool = True
-                log.debug("Referrals of %s: %s", printable(question.row.origin_slug), answer)
-            else:
-                verdict = against_talkable(question.row, question.entry, answer)
+                self._failure = self._failure or answer
+                self.summary.unanswered += 1
+                yield from question.found
+                continue
+            verdict = against_talkable(question.row, question.entry, answer)
             if verdict is True:
                 self.summary.unknown += 1
                 yield from question.found

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_provider_talkable import InvalidRefund, LedgerError, TalkableError
+from airflow_provider_talkable import InvalidRefund, LedgerError, TalkableAuthError, TalkableError
 from airflow_provider_talkable.operators.reconcile import TalkableRefundReconcileOperator
 from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
@@ -119,6 +119,15 @@ def test_without_talkable_nothing_is_asked_and_no_address_needed(shop: Shop) -> 
     before = len(shop.sandbox.requests)
     shop.reconcile(sql="SELECT order_number FROM refunds", max_discrepancies=None)
     assert len(shop.sandbox.requests) == before
+
+
+def test_a_question_without_an_answer_fails_it_after_the_report(shop: Shop, connect: Connect) -> None:
+    connect(shop.sandbox, key="wrong")
+    ti = TaskInstance()
+    with pytest.raises(TalkableAuthError, match="Talkable refused the API key"):
+        shop.reconcile(ti=ti, ask_talkable=True, max_discrepancies=2)
+    assert (ti.xcom["summary"]["asked"], ti.xcom["summary"]["unanswered"]) == (2, 2)
+    assert shop.report() == [("rewarded", "B", None), ("missing", "C", None)]
 
 
 def test_tables_are_templated(shop: Shop) -> None:

@@ -25,7 +25,8 @@ from airflow_provider_talkable import (
     TalkableOriginNotFound,
     TalkableRejected,
 )
-from airflow_provider_talkable.sandbox import Canned, Sandbox
+from airflow_provider_talkable.sandbox import Canned, Dials, Sandbox
+from airflow_provider_talkable.sandbox.talkable import Generation
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 from airflow_provider_talkable.triggers.throttle import TalkableThrottleTrigger
 from tests.conftest import KEY, Sandboxes
@@ -400,3 +401,19 @@ def test_the_key_is_nowhere(shop: Shop, caplog: pytest.LogCaptureFixture, capsys
     kept = log.encode() + json.dumps(ti.xcom).encode() + shop.path.read_bytes()
     for secret in (KEY, "aTl1aWw3blFnRGp1Y0NpVEp1"):
         assert secret.encode() not in kept
+
+
+def test_questions_for_referrals_are_counted_across_a_deferral(shop: Shop) -> None:
+    shop.sandbox.talkable.generation = Generation.CURRENT
+    throttled = Canned(429, headers={"Retry-After": "60"})
+    shop.sandbox.dials.next(None, None, *[throttled] * 9)
+    fields = {"deferrable": True, "throttle_patience": 1, "max_in_flight": 1, "fetch_referral": True}
+    operator, context = shop.operator(**fields)
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    shop.sandbox.dials = Dials()
+    assert deferred.value.kwargs
+    operator, context = shop.operator(**fields)
+    summary = operator.resume(context, {"site_slug": "my-store"}, **deferred.value.kwargs)
+    assert (summary["outcomes"], summary["lookups"]) == ({"refunded": 3}, 3)
+    assert (summary["referred"], summary["referral_unknown"]) == (3, 0)

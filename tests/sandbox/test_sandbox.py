@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -288,3 +289,47 @@ def test_the_command_line_refuses_nonsense(arguments: list[str], capsys: pytest.
     with pytest.raises(SystemExit):
         main(arguments)
     assert arguments[0] in capsys.readouterr().err
+
+
+def test_advocates_are_rewarded_after_a_delay(sandboxes: Sandboxes) -> None:
+    talkable = sandboxes(reward_after=60).talkable
+    noon = datetime(2026, 1, 10, 12, tzinfo=UTC)
+    talkable.now = lambda: noon
+    for slug in ("kept", "voided in time", "flagged"):
+        talkable.create_purchase("my-store", {"order_number": slug, "email": f"{slug}@example.com"})
+    talkable.now = lambda: noon + timedelta(seconds=59)
+    talkable.refund("my-store", "voided in time", {})
+    talkable.update_referral("my-store", "flagged", {"status": "flagged"})
+    assert talkable.snapshot()["my-store"]["kept"]["referral"]["ad_rewarded"] is False
+    talkable.now = lambda: noon + timedelta(seconds=60)
+    [referral] = talkable.referrals_as_friend("my-store", "kept@example.com")["referrals"]
+    assert (referral["status"], referral["ad_rewarded"]) == ("approved", True)
+    assert [reward["status"] for reward in referral["advocate_rewards"]] == ["Paid"]
+    held = talkable.snapshot()["my-store"]
+    assert {slug: order["referral"]["ad_rewarded"] for slug, order in held.items()} == {
+        "kept": True,
+        "voided in time": False,
+        "flagged": False,
+    }
+
+
+def test_the_command_line_has_a_delay_for_rewards() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "airflow_provider_talkable.sandbox",
+        "--port",
+        "0",
+        "--reward-after",
+        "0",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+        assert process.stdout
+        url = process.stdout.readline().split()[2]
+        order = {"site_slug": "my-store", "data": {"order_number": "A"}}
+        auth = ("sandbox-api-key", "")
+        requests.post(f"{url}/api/v2/origins/purchase", json=order, auth=auth, timeout=5).raise_for_status()
+        state = requests.get(f"{url}/_sandbox/state", timeout=5).json()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+    assert state["my-store"]["A"]["referral"]["status"] == "approved"

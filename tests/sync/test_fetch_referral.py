@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import URL, Engine
 
+from airflow_provider_talkable.client import friends
 from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
 from airflow_provider_talkable.client.concurrent import Pace
 from airflow_provider_talkable.client.config import ClientConfig
@@ -22,6 +23,7 @@ from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.sandbox import Canned, Sandbox
 from airflow_provider_talkable.sandbox.talkable import Generation
 from airflow_provider_talkable.sync import run
+from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
 from tests.conftest import KEY, Sandboxes
 from tests.shop import Shop, once_requested
 
@@ -247,3 +249,48 @@ def test_questions_are_paced_like_refunds(shop: Shop) -> None:
     shop.sync(fetch_referral=True, pace=Pace(initial_rate=5, max_rate=5))
     # Six requests with a fifth of a second between them.
     assert time.monotonic() - started > 0.95
+
+
+def test_memory_does_not_grow_with_the_number_of_friends(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(friends, "_REMEMBERED", 2)
+    slugs = [f"order-{number}" for number in range(4)]
+    for number, slug in enumerate(slugs):
+        order = {"order_number": slug, "email": f"{number % 3}@example.com", "referral": LATE}
+        sandbox.talkable.create_purchase("my-store", order)
+    assert all(ask(sandbox, *slugs, at_once=False))
+    # The first friend is forgotten when the third comes, and asked for once more.
+    assert questions(sandbox) == 4
+
+
+def test_an_answer_with_both_is_not_asked_about(sandbox: Sandbox) -> None:
+    slugs = of_one_friend(sandbox, 1)
+    both = (
+        b'{"ok": true, "result": {"origin": {"id": 1, "email": "jane@example.com"}, "referral": {"id": 7}}}'
+    )
+    sandbox.dials.next(Canned(200, both))
+    assert ask(sandbox, *slugs, at_once=False) == [{"id": 7}]
+    assert questions(sandbox) == 0
+
+
+@pytest.mark.parametrize(
+    "origin", [b'{"id": 1}', b'{"id": 1, "email": ""}', b'{"email": "jane@example.com"}']
+)
+def test_without_an_address_or_an_id_nothing_is_asked(sandbox: Sandbox, origin: bytes) -> None:
+    slugs = of_one_friend(sandbox, 1)
+    sandbox.dials.next(Canned(200, b'{"ok": true, "result": {"origin": %s}}' % origin))
+    assert ask(sandbox, *slugs, at_once=False) == [None]
+    assert questions(sandbox) == 0
+
+
+def test_what_the_ledger_had_of_an_earlier_try_counts_the_same(shop: Shop) -> None:
+    shop.order("A", referral=None)
+    shop.order("B")
+    shop.order("C", referral=LATE)
+    shop.refund("A", "B", "C")
+    task_run = TaskRun("shop", "run", "sync", -1, 1)
+    first = shop.sync(fetch_referral=True, ledger=Ledger(shop.engine, task_run=task_run))
+    again = shop.sync(ledger=Ledger(shop.engine, task_run=task_run))
+    for summary in (first, again):
+        assert (summary.referred, summary.rewarded, summary.referral_unknown) == (2, 1, 0)

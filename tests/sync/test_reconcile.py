@@ -213,6 +213,7 @@ def test_a_row_of_the_report(shop: Shop) -> None:
         "first": "2026-01-02T03:04:05+00:00",
         "last": "2026-01-02T03:04:05+00:00",
         "asked": 1,
+        "unanswered": 0,
         "unknown": 0,
         "discrepancies": {"missing": 0, "unsettled": 0, "refused": 0, "different": 0, "rewarded": 1},
         "rewards": {"EUR": "12.50"},
@@ -229,7 +230,7 @@ def test_a_row_of_the_report(shop: Shop) -> None:
     assert list(summary.lines()) == [
         "Refunds: 1 in 1 rows, refunded from 2026-01-02 03:04:05+00:00 to 2026-01-02 03:04:05+00:00",
         "Discrepancies: 1 rewarded",
-        "Talkable was asked about 1 of them",
+        "Talkable was asked about 1 of them, 0 without an answer",
         "Paid to advocates of refunded orders: 12.50 EUR",
         "A: rewarded: The order was refunded, and Talkable has rewarded the advocate",
     ]
@@ -265,11 +266,11 @@ def test_without_an_address_or_an_answer_it_is_unknown(shop: Shop) -> None:
     nobody = "CASE WHEN origin_slug IN ('A', 'D') THEN NULL ELSE 'friend-B@example.com' END AS email"
     sql = SQL.replace("'friend-' || origin_slug || '@example.com' AS email", nobody)
     summary = reconcile(shop, sql=sql)
-    # A has no address, C the wrong one; D is known to be late from the ledger.
+    # A and D have no address, C the wrong one; D is known to be late from the ledger.
     assert (summary.asked, summary.unknown) == (2, 3)
     assert by_kind(shop) == {"rewarded": {"D"}}
     assert summary.rewards == {}
-    assert "Of 3 Talkable did not tell, or they could not be told apart" in list(summary.lines())
+    assert "Unknown: 3 have no email, or a referral that cannot be told from another" in list(summary.lines())
 
 
 def test_a_refused_key_is_asked_with_once(shop: Shop) -> None:
@@ -279,7 +280,7 @@ def test_a_refused_key_is_asked_with_once(shop: Shop) -> None:
     shop.sync(fetch_referral=True, pace=UNPACED)
     before = questions(shop.sandbox)
     summary = reconcile(shop, key="wrong")
-    assert summary.unknown == 100
+    assert (summary.unanswered, summary.unknown) == (100, 0)
     assert questions(shop.sandbox) - before <= 32
 
 
@@ -302,7 +303,7 @@ def test_throttling_is_waited_out(shop: Shop) -> None:
     shop.sandbox.dials.next(Canned(429), Canned(502))
     assert reconcile(shop).rewards == {"EUR": 10}
     shop.sandbox.dials.next(*[Canned(429)] * 3)
-    assert reconcile(shop, policy=RetryPolicy(throttle_patience=0)).unknown == 1
+    assert reconcile(shop, policy=RetryPolicy(throttle_patience=0)).unanswered == 1
 
 
 def test_another_table_of_that_name_is_left_alone(shop: Shop) -> None:
