@@ -85,8 +85,6 @@ class ReferralErrand:
         try:
             return ReferralResult.from_answer(request, await client.update_referral(request))
         except TalkableError as error:
-            if error is client.stopped:
-                return self.not_tried(request, error)
             if isinstance(error, TalkableAuthError):
                 client.stop(error)
             return ReferralResult.from_error(request.origin_slug, error)
@@ -115,8 +113,6 @@ class FriendErrand:
         try:
             return await self._friends.referrals(*request)
         except TalkableError as error:
-            if isinstance(error, TalkableAuthError):
-                client.stop(error)
             return error
 
     def cut_short(self, _request: tuple[str, str]) -> TalkableError:

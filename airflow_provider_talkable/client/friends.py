@@ -88,7 +88,6 @@ class Friends:
 
     def _friend(self, site_slug: str, email: str) -> _Friend:
         friend = self._friends.setdefault((site_slug, email), _Friend())
-        self._friends.move_to_end((site_slug, email))
         if len(self._friends) > _REMEMBERED:
             self._friends.popitem(last=False)
         return friend

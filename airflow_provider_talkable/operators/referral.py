@@ -84,7 +84,7 @@ class TalkableReferralOperator(BaseOperator):
         given = as_list_or_one("origin_slug", self.origin_slug)
         is_list = isinstance(given, list)
         slugs = given if isinstance(given, list) else [given]
-        updates = [self._update(slug, status, site, keep=is_list) for slug in slugs]
+        updates = [_update(slug, status, site) for slug in slugs]
         sent = iter(list(hook.update_referrals(u for u in updates if isinstance(u, ReferralUpdate))))
         results = [next(sent) if isinstance(update, ReferralUpdate) else update for update in updates]
         shown = [(r.redacted() if self.redact_people else r).as_dict() for r in results]
@@ -93,13 +93,10 @@ class TalkableReferralOperator(BaseOperator):
         report("referrals", results, self.fail_on)
         return pushed
 
-    def _update(
-        self, slug: object, status: str, site: str | None, *, keep: bool
-    ) -> ReferralUpdate | ReferralResult:
-        """Validate a slug; one that names no order is kept as a result if others are tried anyway."""
-        try:
-            return ReferralUpdate.parse(slug, status=status, site_slug=site)
-        except InvalidRefund as error:
-            if not keep:
-                raise
-            return ReferralResult.invalid(slug, error)
+
+def _update(slug: object, status: str, site: str | None) -> ReferralUpdate | ReferralResult:
+    """Validate a slug; one that names no order has its result already."""
+    try:
+        return ReferralUpdate.parse(slug, status=status, site_slug=site)
+    except InvalidRefund as error:
+        return ReferralResult.invalid(slug, error)

@@ -17,7 +17,6 @@ from sqlalchemy.engine import Engine
 
 from airflow_provider_talkable.client.concurrent import Sender
 from airflow_provider_talkable.protocol.errors import TalkableError, printable
-from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.referrals import JsonObject
 from airflow_provider_talkable.sync.decisions import Entry, History
 from airflow_provider_talkable.sync.discrepancies import (
@@ -108,7 +107,7 @@ class ReconcileSummary:
                     "site_slug": row.site_slug,
                     "refund_key": row.refund_key,
                     "origin_slug": row.origin_slug,
-                    "message": without_people(discrepancy.message),
+                    "message": discrepancy.message,
                 }
             )
 
@@ -209,7 +208,7 @@ class Report:
             "referral_status": storable(referral.get("status"), 32),
             "reward": discrepancy.reward,
             "currency": storable(row.currency, 32),
-            "message": storable(without_people(discrepancy.message)),
+            "message": storable(discrepancy.message),
             **self._task_run,
         }
 

@@ -139,7 +139,7 @@ class RowReader:
 
 
 def _text_or_none(value: object) -> str | None:
-    return (None if value is None else str(value).strip()) or None
+    return None if value is None else str(value).strip()
 
 
 def _check(field: str, text: str, longest: int | None = None) -> None:

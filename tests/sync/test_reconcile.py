@@ -175,6 +175,7 @@ def test_against_the_ledger_alone_nothing_is_asked(shop: Shop) -> None:
     before = len(shop.sandbox.requests)
     summary = reconcile(shop, ask=False)
     assert by_kind(shop) == {"missing": {"D"}, "rewarded": {"C"}}
+    assert {row["refund_key"]: bool(row["referral_id"]) for row in reported(shop)} == {"C": True, "D": False}
     assert (summary.asked, summary.unknown, summary.rewards) == (0, 0, {})
     assert len(shop.sandbox.requests) == before
 
@@ -260,17 +261,33 @@ def test_a_retry_replaces_its_own_rows_only(shop: Shop) -> None:
 def test_without_an_address_or_an_answer_it_is_unknown(shop: Shop) -> None:
     late = {"status": "approved", "ad_rewarded": True}
     order(shop, "A", "B", "C")
-    order(shop, "D", referral=late)
-    shop.refund("A", "B", "C", "D")
+    order(shop, "D", "E", referral=late)
+    shop.refund("A", "B", "C", "D", "E")
     shop.sync(fetch_referral=True)
     nobody = "CASE WHEN origin_slug IN ('A', 'D') THEN NULL ELSE 'friend-B@example.com' END AS email"
     sql = SQL.replace("'friend-' || origin_slug || '@example.com' AS email", nobody)
     summary = reconcile(shop, sql=sql)
-    # A and D have no address, C the wrong one; D is known to be late from the ledger.
-    assert (summary.asked, summary.unknown) == (2, 3)
-    assert by_kind(shop) == {"rewarded": {"D"}}
+    # A and D have no address, C and E a wrong one; D and E are known to be late from the ledger.
+    assert (summary.asked, summary.unknown) == (3, 4)
+    assert by_kind(shop) == {"rewarded": {"D", "E"}}
     assert summary.rewards == {}
-    assert "Unknown: 3 have no email, or a referral that cannot be told from another" in list(summary.lines())
+    assert "Unknown: 4 have no email, or a referral that cannot be told from another" in list(summary.lines())
+
+
+def test_a_person_that_talkable_does_not_know_is_an_answer(shop: Shop) -> None:
+    order(shop, "A")
+    shop.refund("A")
+    shop.sync(fetch_referral=True)
+    summary = reconcile(shop, sql=SQL.replace("friend-", "nobody-"))
+    assert (summary.asked, summary.unanswered, summary.unknown) == (1, 0, 1)
+
+
+def test_the_period_is_that_of_the_refunds(shop: Shop) -> None:
+    Ledger(shop.engine).open()
+    days = ("2026-01-03", "2026-01-01", "2026-01-05", None)
+    shop.refund(*((f"r{day}", "A", day) for day in days))
+    summary = reconcile(shop, ask=False).as_dict()
+    assert (summary["first"], summary["last"]) == ("2026-01-01T00:00:00+00:00", "2026-01-05T00:00:00+00:00")
 
 
 def test_a_refused_key_is_asked_with_once(shop: Shop) -> None:
