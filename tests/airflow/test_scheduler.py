@@ -217,6 +217,8 @@ def deployment(
     deployment = Deployment(airflow, engines(metadata), warehouse, folder, variables)
     deployment.command("db", "migrate")
     deployment.command("pools", "set", "talkable", "4", "Syncs to Talkable")
+    # Before there are others that would write the same rows at the same time.
+    deployment.command("dags", "reserialize")
     components: list[tuple[str, ...]] = [("scheduler",), ("triggerer",)]
     if IS_AIRFLOW_3:
         components += [("api-server", "--port", str(port)), ("dag-processor",)]
@@ -234,7 +236,6 @@ def deployment(
 
 
 def test_four_sites_at_once(deployment: Deployment) -> None:
-    deployment.command("dags", "reserialize")
     deployment.command("dags", "trigger", "sites")
     deployment.wait_for({"success"}, dag_id="sites", count=4)
     ledger = deployment.ledger()
@@ -253,7 +254,6 @@ def test_four_sites_at_once(deployment: Deployment) -> None:
 def test_a_throttled_task_is_deferred_and_goes_on_where_the_ledger_says(deployment: Deployment) -> None:
     sandbox = deployment.airflow.sandbox
     sandbox.dials = Dials(rate_limit=0.001, burst=50)
-    deployment.command("dags", "reserialize")
     deployment.command("dags", "trigger", "deferred")
     deployment.wait_for({"deferred"}, dag_id="deferred")
     newest = Counter(events[-1] for events in deployment.ledger().values())
@@ -278,7 +278,6 @@ def test_a_throttled_task_is_deferred_and_goes_on_where_the_ledger_says(deployme
 def test_a_task_that_is_failed_by_hand_records_what_was_on_the_wire(deployment: Deployment) -> None:
     sandbox = deployment.airflow.sandbox
     sandbox.dials.latency = 1.5
-    deployment.command("dags", "reserialize")
     deployment.command("dags", "trigger", "deferred")
     deadline = time.monotonic() + 150
     while len(sandbox.requests) < 6:
@@ -298,7 +297,6 @@ def test_a_task_that_is_failed_by_hand_records_what_was_on_the_wire(deployment: 
 def test_a_sensor_outlives_its_triggerer(deployment: Deployment) -> None:
     sandbox = deployment.airflow.sandbox
     sandbox.talkable.create_purchase("de", {"order_number": "jane-1", "email": "jane@example.com"})
-    deployment.command("dags", "reserialize")
     deployment.command("dags", "trigger", "waiting")
     deployment.wait_for({"deferred"}, dag_id="waiting")
     # The task has looked once; from then on it is the triggerer that asks.
