@@ -61,7 +61,7 @@ with DAG(
         sql="""
             SELECT r.refund_id AS refund_key, r.order_number, r.refunded_at, r.refund_subtotal,
                    o.email, o.currency
-            FROM refunds r JOIN orders o ON o.order_number = r.order_number
+            FROM refunds r LEFT JOIN orders o ON o.order_number = r.order_number
             WHERE r.refunded_at >= :since AND r.refunded_at < :until AND r.site_slug = 'my-store'
         """,
         parameters=window(days=30),
