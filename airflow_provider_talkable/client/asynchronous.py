@@ -19,6 +19,7 @@ from yarl import URL
 
 from airflow_provider_talkable.client import failures
 from airflow_provider_talkable.client.config import USER_AGENT, ClientConfig
+from airflow_provider_talkable.client.deadlines import Connector, Deadline, Deadlines
 from airflow_provider_talkable.client.pacing import Pacer
 from airflow_provider_talkable.client.retries import Attempts, RetryPolicy
 from airflow_provider_talkable.protocol.answers import (
@@ -49,6 +50,8 @@ from airflow_provider_talkable.protocol.wire import (
 )
 
 T = TypeVar("T")
+
+_JSON = {"Content-Type": "application/json"}
 
 
 class AsyncTalkableClient:
@@ -110,22 +113,23 @@ class AsyncTalkableClient:
     async def __aenter__(self) -> AsyncTalkableClient:
         self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         proxy, trusted = _environment(self.config)
-        timeout = self.config.timeout
+        self._deadlines = Deadlines(self.config.timeout)
         self._session = aiohttp.ClientSession(
             # In flight are as many as the caller awaits; the pool is not to be a second limit.
-            connector=aiohttp.TCPConnector(limit=0, ssl=trusted),
+            connector=Connector(limit=0, ssl=trusted),
             headers={
                 "User-Agent": USER_AGENT,
                 "Accept": "application/json",
                 "Authorization": self.config.authorization,
             },
-            timeout=aiohttp.ClientTimeout(total=2 * timeout, sock_connect=timeout, sock_read=timeout),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.config.timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=proxy,
         )
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        self._deadlines.close()
         await self._session.close()
 
     async def refund(self, refund: Refund) -> RefundResult:
@@ -231,16 +235,18 @@ class AsyncTalkableClient:
 
     async def _exchange(self, request: Request) -> Response:
         try:
-            async with self._session.request(
-                request.method,
+            with Deadline(self._deadlines):
                 # Already encoded: yarl would decode what need not be encoded and encode it its own way.
-                URL(self.config.base_url + request.path, encoded=True),
-                data=request.body,
-                headers={"Content-Type": "application/json"} if request.body else None,
-                allow_redirects=False,
-            ) as answer:
-                body = self.config.without_key(await _read_body(answer))
-                return Response.received(answer.status, body, answer.headers)
+                url = URL(self.config.base_url + request.path, encoded=True)
+                async with self._session.request(
+                    request.method,
+                    url,
+                    data=request.body,
+                    headers=_JSON if request.body else None,
+                    allow_redirects=False,
+                ) as answer:
+                    body = self.config.without_key(await _read_body(answer))
+                    return Response.received(answer.status, body, answer.headers)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._connection_error(error) from None
 

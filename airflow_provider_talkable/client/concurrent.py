@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Generic, TypeVar
 
 from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
@@ -21,6 +22,9 @@ from airflow_provider_talkable.protocol.errors import TalkableError
 T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S")
+
+_TICK = 0.05  # seconds after which results are yielded whatever their number
+_AHEAD = 4  # times as many as may be under way are taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,9 @@ class Sender(Generic[T, R, S]):
         for item in items:
             self._handed_over += 1
             self._waiting.append(item)
-        self._loop.call_soon_threadsafe(self._more.set)
+        # Waking the other thread costs as much as a good part of a request.
+        if not self._more.is_set():
+            self._loop.call_soon_threadsafe(self._more.set)
 
     def take(self, *, until: int, timeout: float | None = None) -> list[tuple[T, S]]:
         """Take what has finished, once no more than ``until`` are unfinished.
@@ -160,7 +166,9 @@ class Sender(Generic[T, R, S]):
         while True:
             if not self._waiting:
                 self._more.clear()
-                await self._more.wait()
+                # Looked at again: what is put in from here on sets the event.
+                if not self._waiting:
+                    await self._more.wait()
                 continue
             token, request = self._waiting.popleft()
             try:
@@ -182,7 +190,7 @@ class Sender(Generic[T, R, S]):
 
     def _finish(self, token: T, result: S) -> None:
         self._finished.append((token, result))
-        if self._taken + len(self._finished) >= self._quorum:
+        if self._taken + len(self._finished) >= self._quorum and not self._news.is_set():
             self._news.set()
 
 
@@ -191,29 +199,33 @@ def send_many(
 ) -> Iterator[S]:
     """Send requests, several at a time, and yield what became of each in the same order.
 
-    A request is taken from ``requests`` when there is room for it, in the caller's thread; the sending
-    runs in a thread of its own, so that whatever the caller does in between does not hold it up. If
-    the caller stops early, what is under way is cancelled.
+    Requests are taken from ``requests`` as there is room, in the caller's thread, at most four times as
+    many as may be under way; the sending runs in a thread of its own, so that whatever the caller does in
+    between does not hold it up. If the caller stops early, what is under way is cancelled.
     """
+    source = iter(enumerate(requests))
+    room = _AHEAD * pace.max_in_flight
+    results: dict[int, S] = {}
+    yielded = 0
+    is_fed = False
+    failure: Exception | None = None
     with Sender[int, R, S](config, policy, pace, errand) as sender:
-        results: dict[int, S] = {}
-
-        def result(number: int) -> S:
-            while number not in results:
-                results.update(sender.take(until=max(0, sender.unfinished - 1)))
-            return results.pop(number)
-
-        pending: deque[int] = deque()
-        try:
-            for number, request in enumerate(requests):
-                sender.put([(number, request)])
-                pending.append(number)
-                if len(pending) >= pace.max_in_flight:
-                    yield result(pending.popleft())
-        except Exception:
-            # Where the requests come from has failed: those under way still get their results.
-            while pending:
-                yield result(pending.popleft())
-            raise
-        while pending:
-            yield result(pending.popleft())
+        while not is_fed or sender.outstanding:
+            batch: list[tuple[int, R]] = []
+            if not is_fed and (free := room - sender.outstanding - len(results)):
+                try:
+                    for request in islice(source, free):
+                        batch.append(request)
+                except Exception as error:
+                    # Where the requests come from has failed: those before it still get their results.
+                    failure, is_fed = error, True
+                is_fed = is_fed or len(batch) < free
+                sender.put(batch)
+            # A thread is woken for many at once; behind a slow one that is as many as there are.
+            until = 0 if is_fed else max(0, min(room // 2, sender.unfinished - 1))
+            results.update(sender.take(until=until, timeout=_TICK))
+            while yielded in results:
+                yield results.pop(yielded)
+                yielded += 1
+    if failure:
+        raise failure

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -258,7 +259,8 @@ def _auth_advice(message: str, status: int) -> str:
 
 def _json_object(body: bytes) -> JsonObject | None:
     try:
-        payload = _decode(body.decode("utf-8-sig"))
+        # Not by the codec utf-8-sig, which is written in Python.
+        payload = _decode(body.removeprefix(BOM_UTF8).decode())
     except (ValueError, RecursionError):
         return None
     return payload if isinstance(payload, dict) else None

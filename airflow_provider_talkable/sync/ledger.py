@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -21,12 +23,14 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    column,
     func,
     literal,
     select,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.sql import Insert
 
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.sync.decisions import SUBMITTED, TICKS, Entry, History
@@ -149,7 +153,6 @@ class Ledger:
             "origin_slug": row.origin_slug,
             "refunded_at": row.refunded_at,
             "refund_subtotal": row.refund_subtotal,
-            **self._task_run,
             **values,
         }
 
@@ -187,25 +190,29 @@ class Ledger:
                 written = self._written(connection, again)
                 entries = [entry for entry in entries if entry["entry_id"] not in written]
             self._tried |= given
-            # Their columns differ: what is submitted has none of what comes back.
-            for _, alike in groupby(sorted(entries, key=len), key=len):
-                self._insert(connection, list(alike))
+            if entries:
+                self._insert(connection, entries)
         self._tried = given
 
-    def _insert(self, connection: Connection, entries: list[Values]) -> None:
-        if connection.dialect.name != "postgresql":
-            connection.execute(self._table.insert(), entries)
+    def _insert(self, connection: Connection, entries: Sequence[Values]) -> None:
+        if connection.dialect.name == "postgresql":
+            # As one text instead of a parameter for each value takes a fifth of the time.
+            given = {"entries": json.dumps(entries, default=str)} | self._task_run
+            connection.execute(self._insert_json, given)
             return
-        # One parameter for each column instead of each value takes half the time.
+        # Their columns differ: what is submitted has none of what comes back.
+        for _, alike in groupby(sorted(entries, key=len), key=len):
+            connection.execute(self._table.insert(), [entry | self._task_run for entry in alike])
+
+    @cached_property
+    def _insert_json(self) -> Insert:
         columns = self._table.columns
-        varying = [name for name in entries[0] if name not in self._task_run]
-        arrays = (cast(bindparam(name), ARRAY(columns[name].type)) for name in varying)
-        rows = func.unnest(*arrays).table_valued(*varying).render_derived()
+        varying = [column(each.name, each.type) for each in columns if each.name not in self._task_run]
+        entries = func.json_to_recordset(cast(bindparam("entries"), JSON)).table_valued(*varying)
+        rows = entries.render_derived(with_types=True).columns
         same = (cast(bindparam(name), columns[name].type) for name in self._task_run)
-        connection.execute(
-            self._table.insert().from_select([*varying, *self._task_run], select(*rows.columns, *same)),
-            self._task_run | {name: [entry[name] for entry in entries] for name in varying},
-        )
+        names = [*rows.keys(), *self._task_run]
+        return self._table.insert().from_select(names, select(*rows, *same))
 
     def _written(self, connection: Connection, entries: Sequence[Values]) -> set[str]:
         """The ids of those entries that an earlier call has written, though it may have failed at its end."""

@@ -82,7 +82,8 @@ def test_refunds_are_taken_only_as_there_is_room(sandbox: Sandbox) -> None:
     results = send(sandbox, endless(), Pace(max_in_flight=4, initial_rate=None))
     for _ in range(3):
         next(results)
-    assert len(taken) == 6
+    # Four times as many as may be under way, beyond those that were yielded.
+    assert len(taken) <= 16 + 3
     results.close()  # type: ignore[attr-defined]
 
 
@@ -109,8 +110,8 @@ def test_a_429_pauses_all_and_loses_nothing(sandboxes: Sandboxes) -> None:
     results = list(send(sandbox, refunds))
     assert {r.outcome for r in results} == {Outcome.REFUNDED}
     assert {r.attempts for r in results} == {1}
-    # Each request that waited for itself alone would meet some thirty.
-    assert 0 < len(sandbox.requests) - 60 <= 15
+    # Those that were under way when the first came; each that waited for itself alone would meet more.
+    assert 0 < len(sandbox.requests) - 60 <= Pace().max_in_flight
 
 
 def test_each_site_has_a_pace_of_its_own(sandboxes: Sandboxes) -> None:
