@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-airflow-2 lint format lock clean
+.PHONY: demo test test-airflow-2 bench lint format lock clean
 
 demo: $(VENV)/installed  ## Watch a DAG refund orders at a local Talkable
 	@$(BIN)/python scripts/demo.py
@@ -20,6 +20,9 @@ lint: $(VENV)/installed  ## Check format, style, types and the direction of impo
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: $(VENV)-bench/installed  ## Measure it beside what else sends refunds; writes benchmarks/RESULTS.md
+	$(VENV)-bench/bin/python -m benchmarks
+
 format: $(VENV)/installed  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -29,16 +32,20 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --genera
 
 lock:  ## Pin the development packages anew; needs uv
 	$(LOCK) --group dev --output-file requirements-dev.txt
+	$(LOCK) --group bench --output-file requirements-bench.txt
 	$(LOCK) --group airflow-2 --output-file requirements-airflow-2.txt
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) $(VENV)-airflow-2 .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist
+	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-bench .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist
 
 $(VENV)/installed: requirements-dev.txt pyproject.toml
 	$(call install,$(VENV),requirements-dev.txt)
 
 $(VENV)-airflow-2/installed: requirements-airflow-2.txt pyproject.toml
 	$(call install,$(VENV)-airflow-2,requirements-airflow-2.txt)
+
+$(VENV)-bench/installed: requirements-bench.txt pyproject.toml
+	$(call install,$(VENV)-bench,requirements-bench.txt)
 
 # What is pinned is installed, checked against its hashes, and nothing else: the package itself goes in
 # without dependencies and is built by the pinned hatchling.

