@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy.engine import Engine
 
-from airflow_provider_talkable.client.concurrent import Pace
 from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.sync.ledger import Ledger

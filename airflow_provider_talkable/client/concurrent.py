@@ -7,7 +7,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Generic, TypeVar
@@ -15,7 +14,7 @@ from typing import Generic, TypeVar
 from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.errands import Errand
-from airflow_provider_talkable.client.pacing import DEFAULT_INITIAL_RATE, Pacer
+from airflow_provider_talkable.client.pacing import Pace, Pacer
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.errors import TalkableError
 
@@ -25,29 +24,6 @@ S = TypeVar("S")
 
 _TICK = 0.05  # seconds after which results are yielded whatever their number
 _AHEAD = 4  # times as many as may be under way are taken
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How many at once, and how fast.
-
-    :param max_in_flight: Requests under way at a time.
-    :param initial_rate: Requests per second to begin with, for each site, doubled each second until
-        Talkable first answers 429; ``None``: unpaced until then.
-    :param max_rate: Requests per second never to exceed, for each site.
-    """
-
-    max_in_flight: int = 16
-    initial_rate: float | None = DEFAULT_INITIAL_RATE
-    max_rate: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_in_flight < 1:
-            raise ValueError(f"max_in_flight={self.max_in_flight}: give 1 or more")
-        for name in ("initial_rate", "max_rate"):
-            rate = getattr(self, name)
-            if rate is not None and not rate > 0:
-                raise ValueError(f"{name}={rate}: give requests per second, more than 0, or None")
 
 
 class Sender(Generic[T, R, S]):
@@ -215,9 +191,8 @@ def send_many(
             if not is_fed and (free := room - sender.outstanding - len(results)):
                 try:
                     for request in islice(source, free):
-                        batch.append(request)
-                except Exception as error:
-                    # Where the requests come from has failed: those before it still get their results.
+                        batch.append(request)  # noqa: PERF402 - what came before a failure is kept
+                except Exception as error:  # noqa: BLE001 - it is raised once those before it have results
                     failure, is_fed = error, True
                 is_fed = is_fed or len(batch) < free
                 sender.put(batch)

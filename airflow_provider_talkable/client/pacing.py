@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 DEFAULT_INITIAL_RATE = 5.0
 
@@ -24,6 +25,29 @@ _LONGEST_PAUSE = 60.0
 _SUCCESSES_TO_FORGET = 3
 _CATCH_UP = 0.02  # seconds that a late timer may make good
 _SLOWEST = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How many at once, and how fast.
+
+    :param max_in_flight: Requests under way at a time.
+    :param initial_rate: Requests per second to begin with, for each site, doubled each second until
+        Talkable first answers 429; ``None``: unpaced until then.
+    :param max_rate: Requests per second never to exceed, for each site.
+    """
+
+    max_in_flight: int = 16
+    initial_rate: float | None = DEFAULT_INITIAL_RATE
+    max_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_in_flight < 1:
+            raise ValueError(f"max_in_flight={self.max_in_flight}: give 1 or more")
+        for name in ("initial_rate", "max_rate"):
+            rate = getattr(self, name)
+            if rate is not None and not rate > 0:
+                raise ValueError(f"{name}={rate}: give requests per second, more than 0, or None")
 
 
 class Pacer:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import BaseHook, Connection
 
-from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
-from airflow_provider_talkable.client.concurrent import Pace, send_many
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.errands import ReferralErrand, RefundErrand
+from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
-from airflow_provider_talkable.client.sync import TalkableClient
 from airflow_provider_talkable.get_provider_info import get_provider_info
 from airflow_provider_talkable.protocol.errors import InvalidConnection, TalkableAuthError, TalkableError
 from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralResult, ReferralUpdate
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
+
+# The clients import requests and aiohttp: brought in when they are needed, not when a DAG file is parsed.
+if TYPE_CHECKING:
+    from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
+    from airflow_provider_talkable.client.sync import TalkableClient
 
 _EXTRAS = ("site_slug", "auth_scheme", "timeout", "ca_bundle", "proxy")
 
@@ -68,6 +70,8 @@ class TalkableHook(BaseHook):
         :raises InvalidConnection: if the connection cannot be used, naming the field and the remedy.
         """
         if self._client is None:
+            from airflow_provider_talkable.client.sync import TalkableClient
+
             config = config_of(self.get_connection(self.talkable_conn_id))
             self._client = TalkableClient(config, self.policy)
         return self._client
@@ -116,6 +120,9 @@ class TalkableHook(BaseHook):
         :param refunds: Taken one by one, as there is room for them.
         :param fetch_referral: Ask for the referral where Talkable answers a refund with the origin alone.
         """
+        from airflow_provider_talkable.client.concurrent import send_many
+        from airflow_provider_talkable.client.errands import RefundErrand
+
         errand = RefundErrand(fetch_referral=fetch_referral)
         return send_many(self.get_conn().config, self.policy, self.pace, errand, refunds)
 
@@ -142,6 +149,9 @@ class TalkableHook(BaseHook):
 
         It is paced like :meth:`refund_many`.
         """
+        from airflow_provider_talkable.client.concurrent import send_many
+        from airflow_provider_talkable.client.errands import ReferralErrand
+
         return send_many(self.get_conn().config, self.policy, self.pace, ReferralErrand(), updates)
 
     def referrals_as_friend(self, person: str, *, site_slug: str | None = None) -> list[JsonObject]:
@@ -245,44 +255,47 @@ class TalkableAsyncHook(BaseHook):
         site_slug: str | None = None,
     ) -> RefundResult:
         """Refund one origin; see :meth:`TalkableHook.refund`."""
-        config = await self._config()
+        made = await self._client()
         refund = Refund.parse(
             origin_slug,
-            site_slug=site_slug or self._site_slug or config.site_slug,
+            site_slug=site_slug or self._site_slug or made.config.site_slug,
             refunded_at=refunded_at,
             refund_subtotal=refund_subtotal,
         )
-        async with AsyncTalkableClient(config, self._policy) as client:
+        async with made as client:
             result = await client.refund(refund)
         result.raise_for_outcome()
         return result
 
     async def campaigns(self, site_slug: str | None = None) -> list[dict[str, Any]]:
         """The site's campaigns; see :meth:`TalkableHook.campaigns`."""
-        config = await self._config()
-        site = required_site(site_slug or self._site_slug or config.site_slug)
-        async with AsyncTalkableClient(config, self._policy) as client:
+        made = await self._client()
+        site = required_site(site_slug or self._site_slug or made.config.site_slug)
+        async with made as client:
             return await client.campaigns(site)
 
     async def update_referral(
         self, origin_slug: str, status: str, *, site_slug: str | None = None
     ) -> JsonObject | None:
         """Set the status of an order's referral; see :meth:`TalkableHook.update_referral`."""
-        config = await self._config()
-        site = site_slug or self._site_slug or config.site_slug
+        made = await self._client()
+        site = site_slug or self._site_slug or made.config.site_slug
         update = ReferralUpdate.parse(origin_slug, status=status, site_slug=site)
-        async with AsyncTalkableClient(config, self._policy) as client:
+        async with made as client:
             return await client.update_referral(update)
 
     async def referrals_as_friend(self, person: str, *, site_slug: str | None = None) -> list[JsonObject]:
         """The referrals in which a person is the friend; see :meth:`TalkableHook.referrals_as_friend`."""
-        config = await self._config()
-        site = required_site(site_slug or self._site_slug or config.site_slug)
-        async with AsyncTalkableClient(config, self._policy) as client:
+        made = await self._client()
+        site = required_site(site_slug or self._site_slug or made.config.site_slug)
+        async with made as client:
             return await client.referrals_as_friend(site, person)
 
-    async def _config(self) -> ClientConfig:
-        return config_of(await get_async_connection(self.talkable_conn_id))
+    async def _client(self) -> AsyncTalkableClient:
+        from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
+
+        config = config_of(await get_async_connection(self.talkable_conn_id))
+        return AsyncTalkableClient(config, self._policy)
 
 
 def config_of(connection: Connection) -> ClientConfig:
@@ -341,6 +354,8 @@ def _try_key(config: ClientConfig, site_slug: str) -> tuple[bool, str]:
 
 
 def _ask_once(config: ClientConfig, site_slug: str) -> list[dict[str, Any]]:
+    from airflow_provider_talkable.client.sync import TalkableClient
+
     with TalkableClient(config, RetryPolicy(max_attempts=1, throttle_patience=0)) as client:
         return client.campaigns(site_slug)
 

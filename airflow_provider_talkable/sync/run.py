@@ -7,9 +7,10 @@ import time
 from collections import deque
 from dataclasses import dataclass, replace
 
-from airflow_provider_talkable.client.concurrent import Pace, Sender
+from airflow_provider_talkable.client.concurrent import Sender
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.errands import RefundErrand
+from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.errors import LedgerError, TalkableError, printable
 from airflow_provider_talkable.protocol.outcomes import Outcome

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from airflow_provider_talkable import Outcome, Refund, RefundResult, TalkableAuthError, TalkableError
-from airflow_provider_talkable.client.concurrent import Pace, Sender, send_many
+from airflow_provider_talkable.client.concurrent import Sender, send_many
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.errands import RefundErrand
+from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Canned, Dials, Sandbox
 from tests.conftest import KEY, Sandboxes

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from airflow_provider_talkable.client.concurrent import Pace
+from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.sandbox import Dials
 from tests.conftest import KEY
 from tests.shop import SQL, Shop
@@ -88,7 +88,7 @@ def test_ten_thousand_refunds_through_faults_and_a_hidden_limit(postgres_shop: S
 WORKER = f"""
 import json, sys
 from sqlalchemy import create_engine
-from airflow_provider_talkable.client.concurrent import Pace
+from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sync.ledger import Ledger

@@ -15,9 +15,9 @@ from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable.client import friends
 from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
-from airflow_provider_talkable.client.concurrent import Pace
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.errands import RefundErrand
+from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.sandbox import Canned, Sandbox

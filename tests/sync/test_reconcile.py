@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable import LedgerError
-from airflow_provider_talkable.client.concurrent import Pace, Sender
+from airflow_provider_talkable.client.concurrent import Sender
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.errands import FriendErrand
+from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Canned, Sandbox
 from airflow_provider_talkable.sync.ledger import Ledger, TaskRun

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from airflow_provider_talkable import LedgerLost
-from airflow_provider_talkable.client.concurrent import Pace
+from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.sandbox import Canned, Reset
