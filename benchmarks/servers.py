@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import aiohttp
 from sqlalchemy.engine import make_url
 
 KEY = "sandbox-api-key"
@@ -56,7 +59,7 @@ def constant() -> Iterator[tuple[str, str]]:
 
     nginx where the system has it, else granian from PyPI.
     """
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="talkable-bench-") as folder:
         if nginx := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin"):
             config = Path(folder, "nginx.conf")
@@ -79,7 +82,7 @@ def constant() -> Iterator[tuple[str, str]]:
                 "error",
             ]
             command += ["--port", str(port), "benchmarks.constant:answer"]
-        with _process(command):
+        with process(command):
             _wait_for(port)
             yield f"http://127.0.0.1:{port}", name
 
@@ -87,11 +90,28 @@ def constant() -> Iterator[tuple[str, str]]:
 @contextmanager
 def sandbox(*flags: str) -> Iterator[str]:
     """A sandbox in a process of its own; yields its URL."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "airflow_provider_talkable.sandbox", "--port", str(port), *flags]
-    with _process(command):
+    with process(command):
         _wait_for(port)
         yield f"http://127.0.0.1:{port}"
+
+
+def register(url: str, numbers: Iterable[int]) -> None:
+    """Tell the sandbox of orders, so that their refunds are taken."""
+    asyncio.run(_register(url, iter(numbers)))
+
+
+async def _register(url: str, numbers: Iterator[int]) -> None:
+    async def work(session: aiohttp.ClientSession) -> None:
+        for number in numbers:
+            body = {"site_slug": "my-store", "data": {"order_number": f"order-{number}"}}
+            async with session.post(f"{url}/api/v2/origins/purchase", json=body) as answer:
+                answer.raise_for_status()
+
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(auth=aiohttp.BasicAuth(KEY), connector=connector) as session:
+        await asyncio.gather(*(work(session) for _ in range(200)))
 
 
 @contextmanager
@@ -108,15 +128,19 @@ def postgres() -> Iterator[str]:
 
 
 @contextmanager
-def _process(command: list[str]) -> Iterator[None]:
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+def process(command: list[str], environment: dict[str, str] | None = None) -> Iterator[None]:
+    """A process that ends with the block, its children with it."""
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as started:
         try:
             yield
         finally:
-            process.terminate()
+            os.killpg(started.pid, signal.SIGTERM)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port that nothing listens on."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port: int = found.getsockname()[1]
