@@ -235,7 +235,7 @@ def seconds_to_wait(retry_after: str | None, date: str | None) -> float | None:
         return float(retry_after)
     try:
         gap = parsedate_to_datetime(retry_after) - parsedate_to_datetime(date or "")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return max(0.0, gap.total_seconds())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
@@ -10,6 +11,14 @@ from airflow_provider_talkable.protocol.outcomes import Outcome
 def printable(slug: str) -> str:
     """A slug as it may stand in a log line: line breaks and other controls escaped."""
     return slug if slug.isprintable() else ascii(slug)
+
+
+def shown(value: object, as_text: Callable[[object], str] = repr) -> str:
+    """Any value as text; Python itself refuses to write out a number of thousands of digits."""
+    try:
+        return as_text(value)
+    except ValueError:
+        return f"<{type(value).__name__} with too many digits>"
 
 
 class TalkableError(Exception):
@@ -66,10 +75,10 @@ class InvalidRefund(TalkableError, ValueError):
     @classmethod
     def of(cls, field: str, value: object, remedy: str) -> InvalidRefund:
         """Name the field and its value, the latter cut short, before the remedy."""
-        shown = repr(value)
-        if len(shown) > 120:
-            shown = f"{shown[:100]}… ({len(shown)} characters)"
-        return cls(f"{field}={shown}: {remedy}", field=field, value=value)
+        text = shown(value)
+        if len(text) > 120:
+            text = f"{text[:100]}… ({len(text)} characters)"
+        return cls(f"{field}={text}: {remedy}", field=field, value=value)
 
 
 class TalkableAuthError(TalkableError):

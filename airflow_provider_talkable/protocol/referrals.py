@@ -10,7 +10,12 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from airflow_provider_talkable.protocol.errors import InvalidRefund, TalkableError, TalkableReferralFinal
+from airflow_provider_talkable.protocol.errors import (
+    InvalidRefund,
+    TalkableError,
+    TalkableReferralFinal,
+    shown,
+)
 from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.refund import Refund
 
@@ -136,7 +141,7 @@ def awaited_referral(
 
 def shown_slug(value: object) -> str:
     """What was given for a slug and is none, as text to show."""
-    text = str(value).encode(errors="backslashreplace").decode()
+    text = shown(value, str).encode(errors="backslashreplace").decode()
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import ROUND_HALF_EVEN, Decimal
@@ -137,22 +138,37 @@ def _origin_slug(field: str, value: object) -> str:
             "is the text of a list or of a template, not one slug; pass the list itself, "
             "e.g. as XComArg (task.output)",
         )
-    if text in {".", ".."}:
-        raise InvalidRefund.of(field, value, "cannot be sent: HTTP clients take it for a step in the path")
+    path_segment(field, text)
+    return text
+
+
+def path_segment(field: str, text: str, *, safe: str = ":") -> str:
+    """Percent-encode a text so that it is one segment of a path, whatever is in it.
+
+    :param field: What it is called, for the error.
+    :param safe: Characters beyond letters, digits and ``_.-~`` that stay as they are.
+    :raises InvalidRefund: if it cannot be one.
+    """
+    if text in {"", ".", ".."}:
+        raise InvalidRefund.of(field, text, "cannot be sent: HTTP clients take it for a step in the path")
     try:
-        segment = quote(text, safe=":")
+        segment = quote(text, safe=safe)
     except UnicodeEncodeError:
-        raise InvalidRefund.of(
-            field, value, "has a lone surrogate, which is no text; check its encoding at the source"
-        ) from None
+        raise _lone_surrogate(field, text) from None
     if len(segment) > MAX_SEGMENT_BYTES:
         raise InvalidRefund.of(
             field,
-            value,
+            text,
             f"takes {len(segment)} bytes in the URL, more than the {MAX_SEGMENT_BYTES} that servers "
             "are sure to read; is it an order number?",
         )
-    return text
+    return segment
+
+
+def _lone_surrogate(field: str, text: str) -> InvalidRefund:
+    return InvalidRefund.of(
+        field, text, "has a lone surrogate, which is no text; check its encoding at the source"
+    )
 
 
 def text_of_id(field: str, value: object) -> str:
@@ -171,10 +187,10 @@ def text_of_id(field: str, value: object) -> str:
             remedy = "is bytes, not text; decode it first"
         case None:
             remedy = "holds no slug; a template, an XCom or a column gave nothing"
-        case UUID():
-            return str(value)
-        case Integral():
-            return str(int(value))
+        case UUID() | Integral():
+            remedy = "has more digits than any id"
+            with suppress(ValueError):
+                return str(value)
         case Decimal() if value.is_finite() and value.as_tuple().exponent == 0:
             return str(value)
         case Real() | Decimal():
@@ -199,6 +215,10 @@ def _site_slug(value: object) -> str:
         raise InvalidRefund.of(
             "site_slug", value, "is no site id; it is in Talkable's dashboard, e.g. 'my-store'"
         )
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _lone_surrogate("site_slug", value) from None
     return value
 
 
@@ -271,7 +291,10 @@ def _number(value: object) -> Decimal | None:
         case Integral():
             return Decimal(int(value))
         case Real():
-            number = float(value)
+            try:
+                number = float(value)
+            except OverflowError:
+                return None
             return Decimal(repr(number)) if math.isfinite(number) else None
         case str() if _NUMBER.fullmatch(value.strip()):
             return Decimal(value.strip())

@@ -9,10 +9,10 @@ import base64
 import json
 from dataclasses import dataclass
 from enum import StrEnum
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from airflow_provider_talkable.protocol.referrals import ReferralUpdate
-from airflow_provider_talkable.protocol.refund import Refund
+from airflow_provider_talkable.protocol.refund import Refund, path_segment
 
 # Made once: json.dumps would make one for each body.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -73,7 +73,7 @@ def refund_request(refund: Refund) -> Request:
         body["data"] = data
     return Request(
         method="POST",
-        path=f"/api/v2/origins/{quote(refund.origin_slug, safe=':')}/refund",
+        path=f"/api/v2/origins/{path_segment('origin_slug', refund.origin_slug)}/refund",
         body=_encode(body).encode("ascii"),
         repeatable=not refund.is_partial,
     )
@@ -83,16 +83,19 @@ def update_referral_request(update: ReferralUpdate) -> Request:
     """``PUT /api/v2/origins/<origin_slug>/referral``; a repeat finds the status as it is to be."""
     return Request(
         method="PUT",
-        path=f"/api/v2/origins/{quote(update.origin_slug, safe=':')}/referral",
+        path=f"/api/v2/origins/{path_segment('origin_slug', update.origin_slug)}/referral",
         body=_encode({"site_slug": update.site_slug, "data": {"status": update.status}}).encode("ascii"),
     )
 
 
 def referrals_as_friend_request(site_slug: str, person: str) -> Request:
-    """``GET /api/v2/people/<email>/referrals_as_friend``, which changes nothing."""
+    """``GET /api/v2/people/<email>/referrals_as_friend``, which changes nothing.
+
+    :raises InvalidRefund: if ``person`` cannot be part of a path.
+    """
     return Request(
         method="GET",
-        path=f"/api/v2/people/{quote(person, safe='@')}/referrals_as_friend?"
+        path=f"/api/v2/people/{path_segment('person', person, safe='@')}/referrals_as_friend?"
         + urlencode({"site_slug": site_slug}),
         name="/api/v2/people/…/referrals_as_friend",
     )

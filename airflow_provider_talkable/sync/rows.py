@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from airflow_provider_talkable.protocol.errors import InvalidRefund
+from airflow_provider_talkable.protocol.errors import InvalidRefund, shown
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.refund import COLUMNS, Refund, text_of_id
 from airflow_provider_talkable.protocol.results import RefundResult
@@ -139,7 +139,7 @@ class RowReader:
 
 
 def _text_or_none(value: object) -> str | None:
-    return None if value is None else str(value).strip()
+    return None if value is None else shown(value, str).strip()
 
 
 def _check(field: str, text: str, longest: int | None = None) -> None:
@@ -155,11 +155,11 @@ def _is_text(text: str) -> bool:
 
 
 def _storable(value: object, longest: int) -> str | None:
-    text = "" if value is None else str(value)
+    text = "" if value is None else shown(value, str)
     return text if 0 < len(text) <= longest and _is_text(text) else None
 
 
 def _digest(given: Mapping[str, object]) -> str:
     """The same row has the same key in the next run."""
-    content = repr(sorted((name, str(value)) for name, value in given.items()))
+    content = repr(sorted((name, shown(value, str)) for name, value in given.items()))
     return "row:" + hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:32]

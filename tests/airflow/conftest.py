@@ -29,6 +29,8 @@ class Airflow:
 
     home: Path
     sandbox: Sandbox
+    connection: str | None = None
+    """To Talkable, as JSON or a URI; by default to the sandbox."""
 
     @property
     def warehouse(self) -> sqlite3.Connection:
@@ -51,7 +53,8 @@ class Airflow:
             "AIRFLOW_CONN_SHOP_WAREHOUSE": json.dumps(
                 {"conn_type": "sqlite", "host": str(self.home / "warehouse.sqlite")}
             ),
-            "AIRFLOW_CONN_TALKABLE_DEFAULT": f"talkable://http://:{KEY}@{host}/?site_slug=my-store",
+            "AIRFLOW_CONN_TALKABLE_DEFAULT": self.connection
+            or f"talkable://http://:{KEY}@{host}/?site_slug=my-store",
         }
 
     def command(self, *arguments: str, folder: Path = EXAMPLES) -> str:

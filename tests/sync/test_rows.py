@@ -101,3 +101,13 @@ def test_an_invalid_row_keeps_its_key_from_run_to_run() -> None:
 def test_without_any_site_a_row_is_invalid() -> None:
     row = read(site_slug=None, origin_slug="A")
     assert (row.problem, row.site_slug) == (Outcome.INVALID, "?")
+
+
+def test_a_number_of_too_many_digits_is_invalid_and_shown_in_short() -> None:
+    row = RowReader(["order_number", "currency"], site_slug="my-store", more=["currency"]).read(
+        [10**5000, 10**5000]
+    )
+    assert row.problem is Outcome.INVALID
+    assert row.message is not None
+    assert "has more digits than any id" in row.message
+    assert row.refund_key == "<int with too many digits>"
