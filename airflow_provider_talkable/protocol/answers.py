@@ -183,11 +183,7 @@ def read_result(response: Response) -> JsonObject:
         )
     if status == 404:
         raise TalkableOriginNotFound(message or "Not found (404)", http_status=status)
-    if 400 <= status < 500:
-        _raise_by_meaning(
-            _OF_AN_ORIGIN, message or f"Talkable refused the request with HTTP {status}", status
-        )
-    if not 200 <= status < 300:
+    if not 200 <= status < 300 and not 400 <= status < 500:
         raise TalkableProtocolError(
             f"Answered with HTTP {status}"
             + (f", a redirect to {response.location}, which is not followed" if response.location else "")
@@ -200,6 +196,10 @@ def read_result(response: Response) -> JsonObject:
             f"HTTP {status} with {_describe(response)} instead of a JSON object; "
             "a proxy or an outage page answered in Talkable's place",
             http_status=status,
+        )
+    if status >= 400:
+        _raise_by_meaning(
+            _OF_AN_ORIGIN, message or f"Talkable refused the request with HTTP {status}", status
         )
     if payload.get("ok") is False:
         _raise_by_meaning(

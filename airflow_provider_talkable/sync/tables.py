@@ -11,7 +11,7 @@ from sqlalchemy.dialects.mysql import DATETIME
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.sql import quoted_name
-from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
 from airflow_provider_talkable.protocol.errors import LedgerError, LedgerLost
 
@@ -69,7 +69,7 @@ class OwnTable:
         # SQLAlchemy's own errors show the statement and a thousand entries: none of that is for the log.
         seconds = PATIENCE if patience is None else patience
         retrying = Retrying(
-            retry=retry_if_exception_type((OperationalError, InterfaceError)),
+            retry=retry_if_exception(_is_gone),
             stop=lambda state: self.stopping or (state.seconds_since_start or 0) > seconds,
             wait=wait_random_exponential(multiplier=0.2, max=2),
             before_sleep=lambda state: log.warning(
@@ -82,12 +82,12 @@ class OwnTable:
         )
         try:
             return retrying(call)
-        except (OperationalError, InterfaceError) as error:
-            raise LedgerLost(
-                f"The {self.what} {self.name} cannot be reached ({_short(error)}); once its database is "
-                "back, run this again: it goes on where the ledger ends"
-            ) from None
         except SQLAlchemyError as error:
+            if _is_gone(error):
+                raise LedgerLost(
+                    f"The {self.what} {self.name} cannot be reached ({_short(error)}); once its database is "
+                    "back, run this again: it goes on where the ledger ends"
+                ) from None
             raise LedgerError(
                 f"The {self.what} {self.name} cannot be used ({_short(error)}); the connection needs to be "
                 "allowed to create it, or to select from it and insert into it"
@@ -139,6 +139,13 @@ def storable(value: object, longest: int | None = None) -> str | None:
     if text.isascii() and "\0" not in text:
         return text[:longest]
     return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")[:longest]
+
+
+def _is_gone(error: BaseException) -> bool:
+    # A server that ends without a word is no operational error to psycopg2, but SQLAlchemy knows it.
+    return isinstance(error, (OperationalError, InterfaceError)) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )
 
 
 def _short(error: BaseException | None) -> str:

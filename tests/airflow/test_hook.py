@@ -111,7 +111,7 @@ def test_refund_raises_what_went_wrong(sandbox: Sandbox, connect: Connect) -> No
         hook.refund("unknown")
     with pytest.raises(InvalidRefund):
         hook.refund("")
-    sandbox.dials.next(Canned(422))
+    sandbox.dials.next(Canned(422, b"{}"))
     with pytest.raises(TalkableRejected):
         hook.refund("B00K2EOONI")
     with pytest.raises(TalkableAuthError, match=r"Access denied to site not-mine.*site_slug"):

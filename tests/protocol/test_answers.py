@@ -124,7 +124,7 @@ def test_a_200_that_is_none_of_talkables_is_a_protocol_error(body: bytes) -> Non
 
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(400, TalkableRejected), (401, TalkableAuthError), (404, TalkableOriginNotFound),
+    [(400, TalkableProtocolError), (401, TalkableAuthError), (404, TalkableOriginNotFound),
      (429, TalkableThrottled), (502, TalkableServerError)],
 )  # fmt: skip
 def test_the_status_decides_where_the_body_is_html(status: int, error: type[TalkableError]) -> None:
