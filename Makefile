@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-airflow-2 bench lint format lock clean
+.PHONY: demo test test-airflow-2 faults mutation bench lint format lock clean
 
 demo: $(VENV)/installed  ## Watch a DAG refund orders at a local Talkable
 	@$(BIN)/python scripts/demo.py
@@ -19,6 +19,13 @@ lint: $(VENV)/installed  ## Check format, style, types and the direction of impo
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+faults: $(VENV)/installed  ## Break everything that can break, and see that nothing is lost; writes faults/RESULTS.md
+	$(BIN)/python -m pytest faults
+
+mutation: $(VENV)/installed  ## Break the code itself, thousands of times, and count what no test notices
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/mutmut run
+	$(BIN)/mutmut results
 
 bench: $(VENV)-bench/installed  ## Measure it beside what else sends refunds; writes benchmarks/RESULTS.md
 	$(VENV)-bench/bin/python -m benchmarks
@@ -36,7 +43,7 @@ lock:  ## Pin the development packages anew; needs uv
 	$(LOCK) --group airflow-2 --output-file requirements-airflow-2.txt
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-bench .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache dist
+	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-bench .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist
 
 $(VENV)/installed: requirements-dev.txt pyproject.toml
 	$(call install,$(VENV),requirements-dev.txt)
