@@ -127,3 +127,29 @@ def test_the_package_offers_its_names_lazily_and_no_others() -> None:
         assert getattr(package, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = package.Nothing
+
+
+def test_redacting_leaves_all_but_people() -> None:
+    result = RefundResult(
+        "A",
+        Outcome.REFUNDED,
+        referral={"id": 1, "friend_person": {"email": "jane@example.com"}},
+        origin={"id": 2, "email": "jane@example.com"},
+        http_status=200,
+        error_message="not for jane@example.com",
+    )
+    redacted = result.redacted()
+    assert redacted.referral == without_people(result.referral)
+    assert redacted.referral is not None
+    assert redacted.referral["id"] == 1
+    assert redacted.origin is not None
+    assert redacted.origin["id"] == 2
+    assert "jane" not in json.dumps(redacted.as_dict())
+
+
+def test_what_is_invalid_shows_what_it_was_given() -> None:
+    error = InvalidRefund.of("event_number", 1.5, "is no number")
+    result = RefundResult.invalid({"event_category": None, "event_number": 1.5}, error)
+    assert (result.origin_slug, result.error) == ("1.5", error)
+    assert RefundResult.invalid("x" * 201, error).origin_slug == "x" * 200 + "…"
+    assert RefundResult.invalid("x" * 200, error).origin_slug == "x" * 200

@@ -8,8 +8,14 @@ from urllib.parse import unquote
 
 import pytest
 
-from airflow_provider_talkable import Refund
-from airflow_provider_talkable.protocol.wire import AuthScheme, campaigns_request, refund_request
+from airflow_provider_talkable import InvalidRefund, ReferralUpdate, Refund
+from airflow_provider_talkable.protocol.wire import (
+    AuthScheme,
+    campaigns_request,
+    referrals_as_friend_request,
+    refund_request,
+    update_referral_request,
+)
 
 
 def body_of(**fields: object) -> Any:
@@ -72,3 +78,22 @@ def test_a_slug_is_one_path_segment_that_decodes_to_itself(slug: str) -> None:
     assert (api, v2, origins, refund) == ("api", "v2", "origins", "refund")
     assert not set(segment) & set("?# \\")
     assert unquote(segment, errors="strict") == slug
+
+
+def test_a_referrals_status_is_put() -> None:
+    update = ReferralUpdate.parse("a:1/2", status="voided", site_slug="my-store")
+    request = update_referral_request(update)
+    assert (request.method, request.path) == ("PUT", "/api/v2/origins/a:1%2F2/referral")
+    assert request.body == b'{"site_slug":"my-store","data":{"status":"voided"}}'
+    assert request.repeatable
+    with pytest.raises(InvalidRefund, match=r"^origin_slug='\.\.'"):
+        update_referral_request(ReferralUpdate("my-store", "..", update.status))
+
+
+def test_a_friend_is_named_in_the_path_and_nowhere_else() -> None:
+    request = referrals_as_friend_request("my store", "jane+1@example.com")
+    assert request.method == "GET"
+    assert request.path == "/api/v2/people/jane%2B1@example.com/referrals_as_friend?site_slug=my+store"
+    assert str(request) == "GET /api/v2/people/…/referrals_as_friend"
+    with pytest.raises(InvalidRefund, match="^person='': cannot be sent"):
+        referrals_as_friend_request("my-store", "")

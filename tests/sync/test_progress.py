@@ -87,3 +87,13 @@ def test_line_breaks_in_a_slug_do_not_break_the_log() -> None:
     summary = Summary()
     summary.count(Row("my-store", "r1", "A\nB"), Outcome.NOT_FOUND, "No origin found")
     assert summary.lines()[-1] == r"'A\nB': not_found: No origin found"
+
+
+def test_hours_are_told(log: pytest.LogCaptureFixture) -> None:
+    clock, summary = Clock(), Summary()
+    progress = Progress(36_110 + 100, clock=clock)
+    clock.now = 110.0
+    summary.skipped = 100
+    progress.tell(summary)
+    # 36,110 are left, at ten a second: 3,611 s.
+    assert "10.0/s, 1:00:11 left" in log.messages[0]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -338,3 +340,29 @@ def test_no_message_names_the_friend(shop: Shop) -> None:
     summary = reconcile(shop)
     assert summary.shown[0]["message"] == "The ledger says rejected: no order of [redacted]"
     assert reported(shop)[0]["message"] == "The ledger says rejected: no order of [redacted]"
+
+
+def test_what_the_log_ends_with() -> None:
+    assert list(ReconcileSummary().lines()) == ["Refunds: 0 in 0 rows", "Discrepancies: none"]
+    day = datetime(2026, 1, 2, tzinfo=UTC)
+    summary = ReconcileSummary(
+        rows=5,
+        refunds=4,
+        first=day,
+        last=day,
+        asked=3,
+        unanswered=1,
+        unknown=2,
+        discrepancies=Counter(rewarded=2, missing=1),
+        rewards={"USD": Decimal("0.5"), "EUR": Decimal(20)},
+        shown=[{"kind": "missing", "origin_slug": "", "refund_key": "r1", "message": "It is not there"}],
+    )
+    assert list(summary.lines()) == [
+        "Refunds: 4 in 5 rows, refunded from 2026-01-02 00:00:00+00:00 to 2026-01-02 00:00:00+00:00",
+        "Discrepancies: 2 rewarded, 1 missing",
+        "Talkable was asked about 3 of them, 1 without an answer",
+        "Unknown: 2 have no email, or a referral that cannot be told from another",
+        "Paid to advocates of refunded orders: 20.00 EUR",
+        "Paid to advocates of refunded orders: 0.50 USD",
+        "r1: missing: It is not there",
+    ]

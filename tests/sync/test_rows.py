@@ -111,3 +111,20 @@ def test_a_number_of_too_many_digits_is_invalid_and_shown_in_short() -> None:
     assert row.message is not None
     assert "has more digits than any id" in row.message
     assert row.refund_key == "<int with too many digits>"
+
+
+def test_what_is_invalid_keeps_its_site_and_its_slug() -> None:
+    row = read(site_slug="other", origin_slug="[1]", refund_key="r1")
+    assert (row.site_slug, row.refund_key, row.origin_slug) == ("other", "r1", "[1]")
+    assert read(origin_slug="[1]").site_slug == "my-store"
+    assert read(site_slug=None, origin_slug="[1]").site_slug == "?"
+    assert read(origin_slug="a\0b").origin_slug == "a\\x00b"
+
+
+def test_the_longest_key_and_site_are_kept() -> None:
+    key, site = "k" * MAX_KEY, "s" * MAX_SITE
+    for slug in ("A", "[1]"):
+        row = read(site_slug=site, origin_slug=slug, refund_key=key)
+        assert (row.site_slug, row.refund_key) == (site, key)
+    row = read(site_slug=site + "s", origin_slug="[1]", refund_key=key + "k")
+    assert (row.site_slug, row.refund_key) == ("?", "[1]")
