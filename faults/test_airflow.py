@@ -1,0 +1,190 @@
+"""The sync's processes, killed at random moments, under a real scheduler."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_talkable.sandbox import Dials
+from faults.conftest import Record
+from tests.airflow import test_scheduler
+from tests.airflow.test_scheduler import SITES, Deployment
+
+deployment = test_scheduler.deployment
+
+SEED = 20261123
+
+DAGS = """
+from datetime import timedelta
+from airflow.providers.common.compat.sdk import DAG
+from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
+
+refunds = dict(
+    task_id="sync",
+    sql_conn_id="shop",
+    sql="SELECT refund_key, order_number, refund_subtotal FROM refunds WHERE site = %(site)s ORDER BY number",
+    initial_rate=None,
+    fail_on=("failed", "throttled", "aborted"),
+)
+
+with DAG("killed", schedule=None):
+    SqlToTalkableRefundOperator.partial(
+        **refunds,
+        parameters={"site": "{{ task.site_slug }}"},
+        max_in_flight=4,
+        retries=2,
+        retry_delay=timedelta(seconds=1),
+    ).expand(site_slug=["ca", "de", "uk", "us"])
+
+with DAG("deferred", schedule=None):
+    SqlToTalkableRefundOperator(
+        **refunds,
+        parameters={"site": "de"},
+        site_slug="de",
+        deferrable=True,
+        throttle_patience=2,
+        max_in_flight=2,
+    )
+"""
+
+
+@pytest.fixture
+def airflow(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Deployment:
+    """A deployment with 200 refunds on each of four sites, each tenth unknown, each fifth partial."""
+    monkeypatch.setattr(test_scheduler, "DAGS", DAGS)
+    made: Deployment = request.getfixturevalue("deployment")
+    return made
+
+
+def outcomes_of(airflow: Deployment, sites: tuple[str, ...], *, in_doubt: bool) -> Counter[str]:
+    """Compare ledger and sandbox row by row; return the outcomes.
+
+    :param in_doubt: Whether something was broken that may leave partial refunds in doubt.
+    """
+    ledger = airflow.ledger()
+    assert set(ledger) == {(site, f"r{number}") for site in sites for number in range(200)}
+    sandbox = airflow.airflow.sandbox
+    held = sandbox.talkable.snapshot()
+    refunds = [request["path"] for request in sandbox.requests if request["method"] == "POST"]
+    sent = Counter(path.split("/")[4] for path in refunds)
+    outcomes: Counter[str] = Counter()
+    for (site, key), events in ledger.items():
+        number = int(key[1:])
+        slug = f"{site}-{number}"
+        outcomes[events[-1]] += 1
+        found = (events[-1], held[site].get(slug, {}).get("times_refunded"))
+        if number % 10 == 0:
+            assert found == ("not_found", None), slug
+        elif number % 5 != 1:
+            assert found in {("refunded", 1), ("already_refunded", 1)}, slug
+        else:
+            doubt = {("unconfirmed", 0), ("unconfirmed", 1)} if in_doubt else set()
+            assert found in {("refunded", 1), *doubt}, slug
+            # A 429 may be followed by another request: Talkable has not looked at that one.
+            assert sent[slug] <= 1 or not in_doubt, slug
+    return outcomes
+
+
+def running(airflow: Deployment) -> dict[int, tuple[int, int]]:
+    """The try and the process of each mapped task that runs."""
+    rows = airflow.query(
+        "SELECT map_index, try_number, pid FROM task_instance"
+        " WHERE dag_id = 'killed' AND state = 'running' AND pid IS NOT NULL"
+    )
+    return {map_index: (try_number, pid) for map_index, try_number, pid in rows}
+
+
+def is_task(pid: int) -> bool:
+    """Whether it is a process that runs a task, and not one that has come to its number since."""
+    try:
+        return b"airflow worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def test_killed_and_terminated_at_random_moments(airflow: Deployment, record: Record) -> None:
+    sandbox = airflow.airflow.sandbox
+    sandbox.dials.latency = 0.4
+    moments = random.Random(SEED)
+    # Each site's task is ended twice; its third try is its last.
+    signals = {site: moments.sample([signal.SIGKILL, signal.SIGTERM], 2) for site in range(len(SITES))}
+    after = {(site, number): moments.uniform(0.5, 6) for site in signals for number in (1, 2)}
+    airflow.command("dags", "trigger", "killed")
+    seen_at: dict[tuple[int, int], float] = {}
+    killed: list[str] = []
+    midway = 0
+    deadline = time.monotonic() + 150
+    while after:
+        assert time.monotonic() < deadline, (killed, airflow.logs()[-6000:])
+        now = time.monotonic()
+        for site, (number, pid) in running(airflow).items():
+            if (site, number) not in after or not is_task(pid):
+                continue
+            began = seen_at.setdefault((site, number), now)
+            if now - began > after[site, number]:
+                of_site = sum(f'"{SITES[site]}"' in request["body"] for request in sandbox.requests)
+                which = signals[site][number - 1]
+                os.kill(pid, which)
+                midway += 0 < of_site < 200
+                killed.append(f"{which.name} after {after.pop((site, number)):.1f} s")
+        time.sleep(0.1)
+    airflow.wait_for({"success"}, dag_id="killed", count=4)
+    outcomes = outcomes_of(airflow, SITES, in_doubt=True)
+    tries = airflow.query("SELECT try_number FROM task_instance WHERE dag_id = 'killed'")
+    assert tries == [(3,)] * 4
+    # Some may come before the first request, but those alone would show nothing.
+    assert midway >= 4
+    assert sum("aborted" in events for events in airflow.ledger().values()) > 0
+    assert sum(events.count("submitted") > 1 for events in airflow.ledger().values()) > 0
+    record(
+        "Airflow",
+        "the process of a running sync task, killed or terminated at random moments, four tasks at a time, "
+        f"two retries (seed {SEED}: {', '.join(killed)})",
+        f"{len(killed)} times, {midway} of them while refunds were being sent",
+        f"all tasks succeeded with their third try; of 800 refunds {told(outcomes)}; each full one taken "
+        "once, each partial one sent at most once",
+    )
+
+
+@pytest.mark.parametrize("component", ["triggerer", "api-server"])
+def test_a_component_restarted_while_the_task_is_deferred(
+    airflow: Deployment, record: Record, component: str
+) -> None:
+    sandbox = airflow.airflow.sandbox
+    sandbox.dials = Dials(rate_limit=0.001, burst=50)
+    airflow.command("dags", "trigger", "deferred")
+    airflow.wait_for({"deferred"}, dag_id="deferred")
+    airflow.kill(component)
+    time.sleep(3)
+    port = airflow.variables["AIRFLOW__API__PORT"]
+    airflow.start(component, *(("--port", port) if component == "api-server" else ()))
+    # Airflow fails a task that starts while no API server is there, before the task can say anything.
+    wait_until_listening(int(port))
+    sandbox.dials.rate_limit = None
+    airflow.wait_for({"success"}, dag_id="deferred")
+    outcomes = outcomes_of(airflow, ("de",), in_doubt=False)
+    [summary] = airflow.summaries("deferred")
+    refunds = sum(request["method"] == "POST" for request in sandbox.requests)
+    assert outcomes == summary["outcomes"] == {"refunded": 180, "not_found": 20}
+    assert (summary["rows"], summary["sent"], summary["skipped"]) == (200, 200, 0)
+    assert (summary["requests"], summary["throttled_requests"]) == (refunds, refunds - 200)
+    record("Airflow", f"the {component}, killed and started again during a deferral", "once", told(outcomes))
+
+
+def wait_until_listening(port: int) -> None:
+    deadline = time.monotonic() + 60
+    with socket.socket() as trying:
+        while trying.connect_ex(("127.0.0.1", port)):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+def told(outcomes: Counter[str]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
