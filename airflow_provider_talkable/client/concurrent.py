@@ -187,15 +187,14 @@ def send_many(
     failure: Exception | None = None
     with Sender[int, R, S](config, policy, pace, errand) as sender:
         while not is_fed or sender.outstanding:
-            batch: list[tuple[int, R]] = []
             if not is_fed and (free := room - sender.outstanding - len(results)):
+                full = sender.outstanding + free
                 try:
                     for request in islice(source, free):
-                        batch.append(request)  # noqa: PERF402 - what came before a failure is kept
+                        sender.put([request])
                 except Exception as error:  # noqa: BLE001 - it is raised once those before it have results
-                    failure, is_fed = error, True
-                is_fed = is_fed or len(batch) < free
-                sender.put(batch)
+                    failure = error
+                is_fed = failure is not None or sender.outstanding < full
             # A thread is woken for many at once; behind a slow one that is as many as there are.
             until = 0 if is_fed else max(0, min(room // 2, sender.unfinished - 1))
             results.update(sender.take(until=until, timeout=_TICK))

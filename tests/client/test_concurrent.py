@@ -260,3 +260,16 @@ def test_an_error_that_is_nobodys_outcome_reaches_the_caller(sandbox: Sandbox) -
 def test_a_pace_that_makes_no_sense_is_refused(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{field}={value}: give"):
         Pace(**{field: value})  # type: ignore[arg-type]
+
+
+def test_what_comes_slowly_is_sent_as_it_comes(sandbox: Sandbox) -> None:
+    sent: list[int] = []
+
+    def slow() -> Iterator[Refund]:
+        for refund in orders(3):
+            sent.append(len(sandbox.requests))
+            yield refund
+            wait_for_requests(sandbox, len(sent))
+
+    list(send(sandbox, slow()))
+    assert sent == [0, 1, 2]
