@@ -33,17 +33,17 @@ def test_on_a_connection_that_is_kept_the_answer_has_the_timeout_once(sandbox: S
             assert "within 0.5 s" in result.error_message
             return time.monotonic() - started
 
-    assert 0.5 <= asyncio.run(seconds()) < 0.9
+    assert 0.5 <= asyncio.run(seconds()) < 0.95
 
 
 def test_one_that_is_late_ends_alone(sandbox: Sandbox) -> None:
     async def outcomes() -> list[str]:
-        async with client(sandbox, 0.4) as talkable:
+        async with client(sandbox, 1) as talkable:
             await talkable.refund(ORDER)
             sandbox.dials.latency = 10
             late = asyncio.ensure_future(talkable.refund(ORDER))
-            await asyncio.sleep(0.2)
-            sandbox.dials.latency = 0.3
+            await asyncio.sleep(0.5)
+            sandbox.dials.latency = 0.6
             in_time = asyncio.ensure_future(talkable.refund(ORDER))
             return [(await late).outcome, (await in_time).outcome]
 
