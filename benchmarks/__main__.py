@@ -108,9 +108,9 @@ def with_latency(database: str, folder: str) -> list[str]:
 
 def rate_of_unknown(named: Named, url: str, seconds: float) -> float:
     """Refunds per second, of orders that are registered first."""
-    count = min(1_000, max(8, round(0.7 / seconds))) if seconds else 1_000
+    count = min(300, max(5, round(0.7 / seconds))) if seconds else 300
     if not named.is_sequential:
-        count = min(2_000, count * IN_FLIGHT)
+        count = min(1_000, count * IN_FLIGHT)
     servers.register(url, range(_NEXT[0], _NEXT[0] + count))
     return rate(named, url, count)[0]
 

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine
 
 from benchmarks.servers import KEY, free_port, process
 
-TASKS = 32
+TASKS = 24
 
 _DAGS = f"""
 from airflow.providers.common.compat.sdk import DAG
