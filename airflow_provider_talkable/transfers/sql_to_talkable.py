@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LONGEST_POLL = 60.0  # seconds
+# The scheduler takes some seconds to hear of the end of the process that deferred. A task resumed before
+# that, Airflow up to 3.3 takes for one killed from outside, and fails it:
+# https://github.com/apache/airflow/issues/72716
+_SHORTEST_POLL = 10.0
 # What the ledger does not know, and a resumed run goes on counting.
 _CARRIED = ("sent", "requests", "lookups", "throttled_requests", "seconds")
 _ERRORS: dict[str, type[TalkableError]] = {
@@ -193,10 +197,9 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             sync.summary.tally(),
         )
         carried = {name: getattr(sync.summary, name) for name in _CARRIED}
+        poll_interval = min(_LONGEST_POLL, max(_SHORTEST_POLL, self.throttle_patience))
         self.defer(
-            trigger=TalkableThrottleTrigger(
-                self.talkable_conn_id, str(sync.paused_site), min(_LONGEST_POLL, self.throttle_patience)
-            ),
+            trigger=TalkableThrottleTrigger(self.talkable_conn_id, str(sync.paused_site), poll_interval),
             method_name=self.resume.__name__,
             kwargs={"carried": {"writer": writer, **carried}},
         )

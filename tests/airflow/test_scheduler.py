@@ -122,13 +122,18 @@ class Deployment:
             found = [state for (state,) in self.query(query)]
             if len(found) == count and set(found) <= states:
                 return
-            assert time.monotonic() < deadline, f"{found}\n{self.logs()[-6000:]}"
-            assert "failed" not in found, self.logs()[-6000:]
+            assert time.monotonic() < deadline, f"{found}\n{self.all_logs()}"
+            assert "failed" not in found, self.all_logs()
             time.sleep(0.3)
 
     def logs(self) -> str:
         """All logs of tasks."""
         return "".join(path.read_text() for path in sorted(self.airflow.home.rglob("attempt=*.log*")))
+
+    def all_logs(self) -> str:
+        """The ends of the logs of tasks and of Airflow's components."""
+        components = sorted(self.folder.parent.glob("*.log"))
+        return "\n".join([self.logs()[-6000:], *(path.read_text()[-3000:] for path in components)])
 
     def ledger(self) -> dict[tuple[str, str], list[str]]:
         """The events of each refund, oldest first."""

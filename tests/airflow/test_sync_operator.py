@@ -355,7 +355,7 @@ def test_a_throttled_task_defers_and_goes_on_with_the_same_summary(shop: Shop) -
     assert deferred.value.trigger.serialize()[1] == {
         "talkable_conn_id": "talkable_default",
         "site_slug": "my-store",
-        "poll_interval": 1,
+        "poll_interval": 10,
     }
     kwargs = json.loads(json.dumps(deferred.value.kwargs))
     shop.sandbox.dials._next.clear()
