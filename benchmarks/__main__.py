@@ -37,8 +37,9 @@ WHY = """Why some fall short, by what a sampling profiler shows of where the tim
   would take a second process.
 - `refund_many` adds to aiohttp's request what makes a refund safe: validation, reading the answer into an
   outcome, a pacer, a deadline, and another thread that the caller's code runs beside.
-- Four workers that know nothing of each other meet a limit of 5/s with 1.25/s each: a single 429 is several
-  seconds' worth of requests then, and shares settle over minutes, not in the half one that is measured."""
+- Of four workers that know nothing of each other, the one that happens to meet the 429 gives way to the
+  others, so their shares settle over minutes, not in the half one that is measured. At 5/s each has 1.25/s:
+  finding the limit once costs each of them a 429, which is several seconds' worth of its requests."""
 
 
 def numbers(count: int) -> int:

@@ -323,6 +323,14 @@ def test_the_make_targets() -> None:
     assert {"demo", "test", "lint"} <= named <= targets
 
 
+def test_the_figures_were_measured() -> None:
+    [section] = re.findall(r"^## How fast, how safe\n(.*?)^## ", README, re.MULTILINE | re.DOTALL)
+    figures = set(re.findall(r"\d[\d,.]*(?<![,.])", section))
+    assert len(figures) > 15
+    results = "".join((ROOT / folder / "RESULTS.md").read_text() for folder in ("benchmarks", "faults"))
+    assert figures <= set(re.findall(r"\d[\d,.]*(?<![,.])", results))
+
+
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
