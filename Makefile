@@ -38,21 +38,21 @@ LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --genera
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
 
 lock:  ## Pin the development packages anew; needs uv
-	$(LOCK) --group dev --output-file requirements-dev.txt
-	$(LOCK) --group bench --output-file requirements-bench.txt
-	$(LOCK) --group airflow-2 --output-file requirements-airflow-2.txt
+	for group in dev bench airflow-2.11 airflow-3.0 airflow-3.1 airflow-3.2; do \
+	  $(LOCK) --group $$group --output-file requirements/$$group.txt || exit 1; \
+	done
 
 clean:  ## Remove everything that was made here
 	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-bench .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist
 
-$(VENV)/installed: requirements-dev.txt pyproject.toml
-	$(call install,$(VENV),requirements-dev.txt)
+$(VENV)/installed: requirements/dev.txt pyproject.toml
+	$(call install,$(VENV),requirements/dev.txt)
 
-$(VENV)-airflow-2/installed: requirements-airflow-2.txt pyproject.toml
-	$(call install,$(VENV)-airflow-2,requirements-airflow-2.txt)
+$(VENV)-airflow-2/installed: requirements/airflow-2.11.txt pyproject.toml
+	$(call install,$(VENV)-airflow-2,requirements/airflow-2.11.txt)
 
-$(VENV)-bench/installed: requirements-bench.txt pyproject.toml
-	$(call install,$(VENV)-bench,requirements-bench.txt)
+$(VENV)-bench/installed: requirements/bench.txt pyproject.toml
+	$(call install,$(VENV)-bench,requirements/bench.txt)
 
 # What is pinned is installed, checked against its hashes, and nothing else: the package itself goes in
 # without dependencies and is built by the pinned hatchling.
