@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -100,6 +101,21 @@ def test_a_failure_is_named_by_status_and_by_meaning_bearing_words(
     assert type(caught.value) is error
     assert caught.value.http_status == status
     assert (message or "") in str(caught.value) or error is TalkableThrottled
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "advice"),
+    [
+        (401, None, "Talkable refused the API key (no reason given); check it"),
+        (401, "Unauthorized", "Talkable refused the API key (Unauthorized); check it"),
+        (403, None, "Talkable denied access (no reason given); check that the API key belongs"),
+        (200, "Invalid API key", "Talkable refused the API key (Invalid API key); check it"),
+    ],
+)
+def test_a_refused_key_comes_with_advice(status: int, message: str | None, advice: str) -> None:
+    payload = {"ok": False} | ({"error_message": message} if message else {})
+    with pytest.raises(TalkableAuthError, match=f"^{re.escape(advice)}"):
+        read_refund(response(payload, status))
 
 
 HTML = b"<!DOCTYPE html><title>Maintenance</title>"

@@ -90,6 +90,11 @@ def test_a_referrals_status_is_put() -> None:
         update_referral_request(ReferralUpdate("my-store", "..", update.status))
 
 
+def test_campaigns_are_asked_for_by_site() -> None:
+    request = campaigns_request("my store")
+    assert (request.method, request.path) == ("GET", "/api/v2/campaigns?site_slug=my+store")
+
+
 def test_a_friend_is_named_in_the_path_and_nowhere_else() -> None:
     request = referrals_as_friend_request("my store", "jane+1@example.com")
     assert request.method == "GET"

@@ -79,8 +79,40 @@ def test_a_reward_stays_after_a_partial_refund() -> None:
 
 @pytest.mark.parametrize(("problem", "kind"), [(Outcome.INVALID, "refused"), (Outcome.CONFLICT, "different")])
 def test_a_row_with_a_problem(problem: Outcome, kind: str) -> None:
-    [found] = against_ledger(row(problem=problem, message="no slug"), History.of([entry("refunded")]))
-    assert (found.kind, found.message) == (kind, "no slug")
+    known = entry("refunded")
+    [found] = against_ledger(row(problem=problem, message="no slug"), History.of([known]))
+    assert (found.kind, found.message, found.entry) == (kind, "no slug", known)
+    [found] = against_ledger(row(problem=problem), History.of([]))
+    assert (found.message, found.entry) == ("", None)
+
+
+@pytest.mark.parametrize(
+    ("entries", "told_by"),
+    [
+        ([entry("failed")], 0),
+        ([entry("rejected")], 0),
+        ([entry("refunded", "5")], 0),
+        ([entry("refunded", "5"), entry("conflict")], 0),
+        ([entry("refunded", ad_rewarded=True)], 0),
+        ([entry("failed"), entry("submitted")], 1),
+        ([entry("aborted")], 0),
+    ],
+)
+def test_a_discrepancy_comes_with_the_entry_that_tells_it(entries: list[Entry], told_by: int) -> None:
+    [found] = against_ledger(row(), History.of(entries))
+    assert found.entry is entries[told_by]
+
+
+def test_the_message_says_what_is_wrong() -> None:
+    [found] = against_ledger(row(), History.of([]))
+    assert found.message == "The ledger does not know this refund"
+    [found] = against_ledger(row(), History.of([entry("failed")]))
+    assert found.message == "The ledger says failed"
+    [found] = against_ledger(row(), History.of([entry("refunded", ad_rewarded=True)]))
+    assert found.message == "The advocate was rewarded before the refund"
+    verdict = against_talkable(row(), entry("refunded", referral_id="7"), [PENDING])
+    assert isinstance(verdict, Discrepancy)
+    assert verdict.message == "Talkable shows its referral as pending: it does not have the refund"
 
 
 def test_the_message_says_what_the_ledger_says() -> None:

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy import inspect
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import OperationalError
 
@@ -63,6 +64,16 @@ def test_it_is_made_on_first_use_with_the_promised_columns(engine: Engine, ledge
     with engine.connect() as connection:
         found = connection.exec_driver_sql("SELECT * FROM talkable_refund_ledger").keys()
     assert set(found) == set(COLUMNS.split(", "))
+    columns = {column["name"]: column for column in inspect(engine).get_columns("talkable_refund_ledger")}
+    required = {"site_slug", "refund_key", "entry_id", "logged_at", "event", "origin_slug"}
+    assert {name for name, column in columns.items() if not column["nullable"]} == required
+    lengths = {name: getattr(column["type"], "length", None) for name, column in columns.items()}
+    assert {name: length for name, length in lengths.items() if length} == {
+        "site_slug": 128, "refund_key": 512, "entry_id": 24, "event": 32, "referral_id": 64,
+        "referral_status": 32, "dag_id": 250, "run_id": 250, "task_id": 250,
+    }  # fmt: skip
+    key = inspect(engine).get_pk_constraint("talkable_refund_ledger")["constrained_columns"]
+    assert key == ["site_slug", "refund_key", "entry_id"]
     Ledger(engine).open()
 
 

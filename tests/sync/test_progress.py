@@ -69,6 +69,28 @@ def test_a_summary_adds_up_and_can_be_pushed() -> None:
     assert summary.lines()[-1] == "o19: not_found: No origin found"
 
 
+def test_what_the_log_ends_with() -> None:
+    summary = Summary(rows=7, duplicates=1, skipped=2, sent=3, requests=4, seconds=2.0, rate=1.5)
+    assert summary.lines() == [
+        "Refunds: nothing new; 2 settled before, 1 duplicates; 7 rows in all",
+        "Sent 3 in 2.0 s (1.5/s), 4 requests, 0 of them throttled (429)",
+    ]
+    summary.lookups = 5
+    summary.throttled_requests = 1
+    for outcome in (Outcome.ALREADY_REFUNDED, Outcome.ALREADY_REFUNDED, Outcome.NOT_FOUND):
+        summary.count(Row("my-store", "r1", ""), outcome, "No origin found")
+    assert summary.lines() == [
+        "Refunds: 2 already_refunded, 1 not_found; 2 settled before, 1 duplicates; 7 rows in all",
+        "Sent 3 in 2.0 s (1.5/s), 4 requests and 5 for referrals, 1 of them throttled (429)",
+        "r1: not_found: No origin found",
+    ]
+
+
+def test_figures_are_pushed_rounded() -> None:
+    pushed = Summary(seconds=1.23456, rate=98.7654).as_dict()
+    assert (pushed["seconds"], pushed["rate"]) == (1.235, 98.8)
+
+
 def test_only_what_was_refunded_counts_as_in_time_or_late() -> None:
     summary = Summary()
     summary.count(ROW, Outcome.REFUNDED, referral_id=1, ad_rewarded=True)

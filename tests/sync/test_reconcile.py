@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import Column, inspect, select, text
 from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable import LedgerError
@@ -18,11 +20,13 @@ from airflow_provider_talkable.client.errands import FriendErrand
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Canned, Sandbox
+from airflow_provider_talkable.sync.discrepancies import Discrepancy, Kind
 from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
 from airflow_provider_talkable.sync.query import rows_of
 from airflow_provider_talkable.sync.reconcile import Asking, ReconcileSummary, Reconciliation, Report
-from airflow_provider_talkable.sync.rows import REPORT_COLUMNS
+from airflow_provider_talkable.sync.rows import REPORT_COLUMNS, Row
 from airflow_provider_talkable.sync.snapshot import Snapshot
+from airflow_provider_talkable.sync.tables import moment_type, storable
 from tests.conftest import Sandboxes
 from tests.shop import Shop
 
@@ -54,7 +58,8 @@ def reconcile(
         if ask:
             asking = Sender(config, policy or RetryPolicy(), UNPACED, FriendErrand())
         reconciliation = Reconciliation(snapshot, ledger, report, asking)
-        reconciliation.run()
+        failure = reconciliation.run()
+    assert bool(failure) is bool(reconciliation.summary.unanswered)
     return reconciliation.summary
 
 
@@ -237,6 +242,95 @@ def test_a_row_of_the_report(shop: Shop) -> None:
         "Talkable was asked about 1 of them, 0 without an answer",
         "Paid to advocates of refunded orders: 12.50 EUR",
         "A: rewarded: The order was refunded, and Talkable has rewarded the advocate",
+    ]
+
+
+def test_a_row_of_the_report_names_what_the_ledger_and_talkable_say(shop: Shop) -> None:
+    order(shop, "A", referral={"status": "pending"})
+    shop.refund(("a", "A", "2026-01-02", "7.5"))
+    shop.sync(fetch_referral=True)
+    shop.clear()
+    shop.refund(("a", "A", "2026-01-02", "8"))
+    reconcile(shop)
+    [row] = reported(shop)
+    expected = {"kind": "different", "refund_subtotal": 8, "ledger_refund_subtotal": 7.5, "reward": None}
+    assert {name: row[name] for name in expected} == expected
+    # Of a part of an order Talkable is not asked: what is known of its referral, the ledger knows.
+    referral_id = shop.sandbox.talkable.sites["my-store"]["A"].referral.id  # type: ignore[union-attr]
+    assert (row["referral_id"], row["referral_status"]) == (str(referral_id), None)
+
+
+def test_the_reports_columns(shop: Shop) -> None:
+    Report(shop.engine, table="discrepancies").open()
+    columns = {column["name"]: column for column in inspect(shop.engine).get_columns("discrepancies")}
+    required = ["checked_at", "kind", "site_slug", "refund_key", "origin_slug"]
+    assert [name for name, column in columns.items() if not column["nullable"]] == required
+    lengths = {name: getattr(column["type"], "length", None) for name, column in columns.items()}
+    assert {name: length for name, length in lengths.items() if length} == {
+        "kind": 32, "site_slug": 128, "refund_key": 512, "ledger_event": 32, "referral_id": 64,
+        "referral_status": 32, "currency": 32, "dag_id": 250, "run_id": 250, "task_id": 250,
+    }  # fmt: skip
+
+
+def test_what_is_too_long_for_a_column_of_the_report_is_cut(shop: Shop) -> None:
+    report = Report(shop.engine, table="discrepancies")
+    report.open()
+    row = Row("my-store", "k", "A", currency="c" * 40)
+    referral = {"id": "i" * 80, "status": "s" * 40}
+    report.write([Discrepancy(Kind.MISSING, row, "gone", None, referral)])
+    [written] = reported(shop)
+    assert (written["referral_id"], written["referral_status"], written["currency"]) == (
+        storable("i" * 80, 64), storable("s" * 40, 32), storable("c" * 40, 32),
+    )  # fmt: skip
+    assert [len(written[name]) for name in ("referral_id", "referral_status", "currency")] == [64, 32, 32]
+
+
+def test_it_is_checked_at_a_moment_in_utc(shop: Shop) -> None:
+    report = Report(shop.engine, table="discrepancies")
+    report.open()
+    before = datetime.now(UTC)
+    report.write([Discrepancy(Kind.MISSING, Row("my-store", "k", "A"), "gone")])
+    with shop.engine.connect() as connection:
+        moment = connection.execute(
+            select(Column("checked_at", moment_type())).select_from(text("discrepancies"))
+        ).scalar_one()
+    moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
+    assert before - timedelta(milliseconds=1) <= moment <= datetime.now(UTC)
+
+
+def test_a_report_may_stand_in_a_schema_of_its_own(postgres_shop: Shop) -> None:
+    with postgres_shop.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA reports")
+    report = Report(postgres_shop.engine, table="discrepancies", schema="reports")
+    report.open()
+    report.write([Discrepancy(Kind.MISSING, Row("my-store", "k", "A"), "gone")])
+    with postgres_shop.engine.connect() as connection:
+        count = connection.exec_driver_sql("SELECT count(*) FROM reports.discrepancies").scalar_one()
+    assert count == 1
+
+
+def test_every_discrepancy_is_counted_and_twenty_are_shown() -> None:
+    summary = ReconcileSummary()
+    for number in range(25):
+        summary.count(Discrepancy(Kind.MISSING, Row("my-store", f"k{number}", "A"), "gone"))
+    assert summary.discrepancies == {"missing": 25}
+    assert [one["refund_key"] for one in summary.shown] == [f"k{number}" for number in range(20)]
+
+
+def test_progress_is_logged_every_ten_seconds(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    Ledger(shop.engine).open()
+    shop.refund(*(f"order-{number}" for number in range(2_100)))
+    # Before the first and after each 500 the clock is looked at, and once more where it logs.
+    times = iter([0.0, 9.9, 10.0, 10.0, 19.9, 20.0, 20.0, 20.0])
+    clock = SimpleNamespace(monotonic=lambda: next(times))
+    monkeypatch.setattr("airflow_provider_talkable.sync.reconcile.time", clock)
+    reconcile(shop, ask=False)
+    assert [line for line in caplog.messages if "compared" in line] == [
+        "1000 of 2100 refunds compared",
+        "2000 of 2100 refunds compared",
     ]
 
 

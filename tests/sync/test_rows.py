@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -93,7 +94,8 @@ def test_an_invalid_row_keeps_its_key_from_run_to_run() -> None:
     first, again = (read(origin_slug=None, refund_subtotal=5) for _ in range(2))
     other = read(origin_slug=None, refund_subtotal=6)
     assert first.refund_key == again.refund_key != other.refund_key
-    assert first.refund_key.startswith("row:")
+    assert re.fullmatch("row:[0-9a-f]{32}", first.refund_key)
+    assert read(origin_slug=None, refunded_at="\ud800").refund_key.startswith("row:")
     assert read(origin_slug="A", refund_key="r1", refunded_at="soon").refund_key == "r1"
     assert read(origin_slug="A", refunded_at="soon").refund_key == "A"
 
@@ -117,6 +119,10 @@ def test_what_is_invalid_keeps_its_site_and_its_slug() -> None:
     row = read(site_slug="other", origin_slug="[1]", refund_key="r1")
     assert (row.site_slug, row.refund_key, row.origin_slug) == ("other", "r1", "[1]")
     assert read(origin_slug="[1]").site_slug == "my-store"
+    assert (
+        RowReader(["origin_slug", "site_slug"], site_slug="my-store").read(["[1]", "other"]).site_slug
+        == "other"
+    )
     assert read(site_slug=None, origin_slug="[1]").site_slug == "?"
     assert read(origin_slug="a\0b").origin_slug == "a\\x00b"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections import Counter
@@ -416,6 +417,10 @@ def test_a_ledger_that_is_lost_stops_the_run_and_the_log_says_what_it_lacks(
     missing = set(shop.sent) - answered
     assert missing
     assert all(any(f"origin {slug}: refunded" in line for line in told) for slug in missing)
+    assert all(
+        re.match(r"Not in the ledger: site my-store, refund_key (order-\d+), origin \1: ", line)
+        for line in told
+    )
     assert len(shop.sent) < 300
     assert shop.sync().as_dict()["outcomes"].keys() <= {"refunded", "already_refunded"}
     assert {shop.times_refunded(slug) for slug in slugs} == {1}
