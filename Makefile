@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-airflow-2 faults mutation bench lint format lock clean
+.PHONY: demo test test-airflow-2 faults mutation bench lint docs format lock clean
 
 demo: $(VENV)/installed  ## Watch a DAG refund orders at a local Talkable
 	@$(BIN)/python scripts/demo.py
@@ -19,6 +19,9 @@ lint: $(VENV)/installed  ## Check format, style, types and the direction of impo
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/installed  ## Build the pages into docs/_build/html; whatever is doubtful is an error
+	AIRFLOW_HOME=$(CURDIR)/docs/_build/airflow $(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build/html
 
 faults: $(VENV)/installed  ## Break everything that can break, and see that nothing is lost; writes faults/RESULTS.md
 	$(BIN)/python -m pytest faults
@@ -43,7 +46,7 @@ lock:  ## Pin the development packages anew; needs uv
 	done
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-bench .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist
+	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-bench .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist docs/_build
 
 $(VENV)/installed: requirements/dev.txt pyproject.toml
 	$(call install,$(VENV),requirements/dev.txt)

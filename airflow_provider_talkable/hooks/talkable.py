@@ -28,7 +28,7 @@ _EXTRAS = ("site_slug", "auth_scheme", "timeout", "ca_bundle", "proxy")
 class TalkableHook(BaseHook):
     """Talks to Talkable with the credentials of an Airflow connection.
 
-    The connection holds the API key as its password; see the README for its other fields. It is
+    The connection holds the API key as its password, and the rest in its extra. It is
     looked up when it is first needed, not when the hook is made.
 
     :param talkable_conn_id: The connection's id.

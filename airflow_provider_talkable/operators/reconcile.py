@@ -48,7 +48,7 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
     :param kwargs: ``sql``, ``sql_conn_id``, ``parameters``, ``site_slug``, ``talkable_conn_id``,
         ``ledger_conn_id``, ``ledger_table``, ``ledger_schema``, ``throttle_patience``,
         ``max_attempts``, ``max_in_flight``, ``initial_rate``, ``max_rate``: see
-        :class:`SqlToTalkableRefundOperator`.
+        :class:`~airflow_provider_talkable.transfers.sql_to_talkable.SqlToTalkableRefundOperator`.
     :raises InvalidRefund: if the query's columns are not those of a refund.
     :raises LedgerError: if there is no ledger, or it or the report cannot be used.
     :raises TalkableError: at the end, if there is more wrong than is allowed, or if Talkable left a

@@ -40,7 +40,8 @@ class TalkableRefundOperator(BaseOperator):
 
         {"origin_slug", "outcome", "referral", "origin", "http_status", "error_message", "attempts"}
 
-    A task retry leaves alone what an earlier try has settled, see :class:`EarlierTries`.
+    On Airflow 3.3 or newer a task retry leaves alone what an earlier try has settled; before, it sends full
+    refunds again and leaves partial ones ``unconfirmed``.
 
     Every field of the refund is templated and takes what XCom or Jinja gives: a value, a list, or a
     list's text (JSON or Python).

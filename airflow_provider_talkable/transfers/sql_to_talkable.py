@@ -82,8 +82,9 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
     :param max_rate: Requests per second never to exceed, for each site.
     :raises InvalidRefund: if the query's columns are not those of a refund; nothing was sent then.
     :raises TalkableError: at the end, if too many refunds failed: the class that fits, if one fits all
-        of them. Before it, the one that stopped the run: :class:`TalkableAuthError` for a refused
-        key, :class:`LedgerLost` if the ledger's database went away.
+        of them. Before it, the one that stopped the run:
+        :class:`~airflow_provider_talkable.TalkableAuthError` for a refused key,
+        :class:`~airflow_provider_talkable.LedgerLost` if the ledger's database went away.
     """
 
     template_fields: Sequence[str] = (*WarehouseOperator.template_fields, "resend", "preview")
