@@ -21,7 +21,7 @@ lint: $(VENV)/installed  ## Check format, style, types and the direction of impo
 	$(BIN)/lint-imports
 
 docs: $(VENV)/installed  ## Build the pages into docs/_build/html; whatever is doubtful is an error
-	AIRFLOW_HOME=$(CURDIR)/docs/_build/airflow $(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build/html
+	AIRFLOW_HOME=$(CURDIR)/docs/_build/airflow $(BIN)/python -m sphinx -E -W --keep-going -n -q docs docs/_build/html
 
 faults: $(VENV)/installed  ## Break everything that can break, and see that nothing is lost; writes faults/RESULTS.md
 	$(BIN)/python -m pytest faults

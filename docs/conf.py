@@ -11,6 +11,7 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"{project} {__version__}"
 html_copy_source = False
+html_show_copyright = False
 
 myst_heading_anchors = 3
 

@@ -39,7 +39,7 @@ class Kind(StrEnum):
 
 
 class Tells(StrEnum):
-    """What the client may conclude, by the README; written down here and not asked of the package."""
+    """What the client may conclude, by the pages; written down here and not asked of the package."""
 
     NOT_SENT = "nothing was sent"
     DOUBT = "Talkable may have acted"

@@ -60,7 +60,7 @@ SETTLED = {"refunded", "already_refunded"}
 
 
 def promised(fault: Fault, *, is_partial: bool, for_good: bool) -> str:
-    """The outcome that the README promises."""
+    """The outcome that the pages promise."""
     match fault.tells:
         case Tells.NOT_SENT:
             return "failed" if for_good else "refunded"
