@@ -8,7 +8,7 @@ _PACKAGE = "airflow_provider_talkable"
 
 
 def get_provider_info() -> dict[str, Any]:
-    """The connection type with its form, and the modules that hold hooks and operators."""
+    """The connection type with its form, the modules that hold hooks and operators, and the commands."""
     return {
         "package-name": "airflow-provider-talkable",
         "name": "Talkable",
@@ -45,6 +45,8 @@ def get_provider_info() -> dict[str, Any]:
                 "python-module": f"{_PACKAGE}.transfers.sql_to_talkable",
             }
         ],
+        # Airflow 3.2 is the first to look for it.
+        "cli": [f"{_PACKAGE}.cli.definition.get_talkable_cli_commands"],
         "connection-types": [
             {
                 "connection-type": "talkable",

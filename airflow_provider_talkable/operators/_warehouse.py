@@ -99,8 +99,8 @@ class WarehouseOperator(BaseOperator):
 
     def _databases(self, opened: ExitStack) -> tuple[Engine, Engine]:
         """The engines of the warehouse and of the ledger, which may be one."""
-        warehouse = _engine(self.sql_conn_id, opened)
-        return warehouse, _engine(self.ledger_conn_id, opened) if self.ledger_conn_id else warehouse
+        warehouse = engine_of(self.sql_conn_id, opened)
+        return warehouse, engine_of(self.ledger_conn_id, opened) if self.ledger_conn_id else warehouse
 
     def _ledger(self, engine: Engine, context: Context, writer: str | None = None) -> Ledger:
         from airflow_provider_talkable.sync.ledger import Ledger
@@ -122,7 +122,12 @@ def task_run(context: Context) -> TaskRun:
     return TaskRun(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number)
 
 
-def _engine(conn_id: str, opened: ExitStack) -> Engine:
+def engine_of(conn_id: str, opened: ExitStack) -> Engine:
+    """The engine of a connection's database.
+
+    :param opened: Closes the engine's connections.
+    :raises TalkableError: if it is no SQL database.
+    """
     hook = BaseHook.get_hook(conn_id)
     if not hasattr(hook, "get_sqlalchemy_engine"):
         raise TalkableError(

@@ -10,11 +10,20 @@ or inside a test::
     with Sandbox(generation="seed") as sandbox:
         sandbox.talkable.create_purchase("my-store", {"order_number": "B00K2EOONI"})
         ...
+
+Its names are loaded when they are first asked for: every command of Airflow's shows the sandbox's
+options, and only the sandbox needs an HTTP server.
 """
 
-from airflow_provider_talkable.sandbox.faults import Canned, Dials, Fault, Reset, Truncated
-from airflow_provider_talkable.sandbox.server import Sandbox
-from airflow_provider_talkable.sandbox.talkable import Generation, Refusal, Talkable
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_provider_talkable.sandbox.faults import Canned, Dials, Fault, Reset, Truncated
+    from airflow_provider_talkable.sandbox.server import Sandbox
+    from airflow_provider_talkable.sandbox.talkable import Generation, Refusal, Talkable
 
 __all__ = [
     "Canned",
@@ -27,3 +36,11 @@ __all__ = [
     "Talkable",
     "Truncated",
 ]
+
+_HOMES = {"Sandbox": "server", "Generation": "talkable", "Refusal": "talkable", "Talkable": "talkable"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'faults')}"), name)

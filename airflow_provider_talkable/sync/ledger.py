@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     Boolean,
     Column,
     Integer,
     String,
+    Table,
     Text,
     and_,
     bindparam,
@@ -39,6 +40,7 @@ from airflow_provider_talkable.sync.tables import OwnTable, amount_type, moment_
 
 Values = dict[str, Any]
 Key = tuple[str, str]
+T = TypeVar("T")
 
 DEFAULT_TABLE = "talkable_refund_ledger"
 
@@ -98,6 +100,19 @@ class Ledger:
         """
         self._exists = self._own.open(create=create)
         return self._exists
+
+    def read(self, reading: Callable[[Connection, Table], T]) -> T:
+        """Read from the table with a connection, again from the beginning while the database is gone.
+
+        :raises LedgerLost: if it is gone for too long.
+        :raises LedgerError: if the database does not let it.
+        """
+
+        def read() -> T:
+            with self._engine.connect() as connection:
+                return reading(connection, self._table)
+
+        return self._own.patiently(read)
 
     def hurry(self) -> None:
         """There is no time left to wait for a database that is gone."""
@@ -260,6 +275,11 @@ def task_columns() -> list[Column[Any]]:
     ]
 
 
+def in_utc(moment: datetime) -> datetime:
+    """A moment that was read: not every database keeps the offset, and what was written is UTC."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
 def _site(row: Row) -> str:
     return row.site_slug
 
@@ -269,8 +289,7 @@ def _read(values: Iterable[Any]) -> Entry:
     read = dict(zip(_READ, columns, strict=True))
     moment, amount = read["refunded_at"], read["refund_subtotal"]
     if moment is not None:
-        # Not every database keeps the offset; what was written is UTC.
-        read["refunded_at"] = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        read["refunded_at"] = in_utc(moment)
     if amount is not None:
         exact = amount if isinstance(amount, Decimal) else Decimal(repr(amount))
         read["refund_subtotal"] = exact.quantize(_FOUR_DECIMALS)

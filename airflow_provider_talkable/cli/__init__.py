@@ -1,0 +1,1 @@
+"""The command line: ``airflow talkable`` and ``python -m airflow_provider_talkable``."""

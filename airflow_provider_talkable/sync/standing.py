@@ -1,0 +1,115 @@
+"""How the refunds of a period stand: what the ledger says last of each. It only reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Table, and_, case, func, not_, select
+from sqlalchemy.engine import Connection
+from sqlalchemy.sql import ColumnElement
+
+from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.sync.ledger import Ledger, in_utc
+
+_SUCCESSES = [outcome.value for outcome in Outcome if outcome.is_success]
+_SHOWN = ("site_slug", "refund_key", "origin_slug", "event", "error_message", "logged_at")
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Which refunds are meant: those whose newest entry lies in it.
+
+    :param site_slug: Those of one Talkable site id; ``None``: of all.
+    :param since: Entries of this moment and later; ``None``: from the first.
+    :param until: Entries before this moment; ``None``: to the last.
+    """
+
+    site_slug: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the refunds of a period stand.
+
+    :param events: How many there are by the event of their newest entry: an outcome, or ``submitted``,
+        which says that it was sent and nothing more is known; the most frequent first.
+    :param rewarded: Those that came too late: the advocate had been rewarded already.
+    :param failures: The newest of those that Talkable does not have, or may not have, newest first.
+    """
+
+    events: dict[str, int]
+    rewarded: int
+    failures: list[dict[str, Any]]
+
+    @property
+    def refunds(self) -> int:
+        """How many refunds there are."""
+        return sum(self.events.values())
+
+    @property
+    def failed(self) -> int:
+        """How many there are that Talkable does not have, or may not have."""
+        return self.refunds - sum(self.events.get(success, 0) for success in _SUCCESSES)
+
+
+def standing(ledger: Ledger, period: Period, *, limit: int) -> Standing:
+    """Read how the refunds of a period stand.
+
+    A refund whose newest entry is later than the period is not among them, whatever had become of it
+    in the period: what it has come to since is what counts.
+
+    :param ledger: An opened ledger.
+    :param limit: How many failures to read at most; the counts are of all.
+    :raises LedgerError: if the database does not let it, or is gone for too long.
+    """
+
+    def read(connection: Connection, table: Table) -> Standing:
+        newest = and_(*_conditions(table, period))
+        event = table.columns.event
+        late = and_(event == Outcome.REFUNDED.value, table.columns.ad_rewarded)
+        # As a number: not every database can add up a condition.
+        counts = select(event, func.count(), func.sum(case((late, 1), else_=0))).where(newest).group_by(event)
+        failures = (
+            select(*(table.columns[name] for name in _SHOWN))
+            .where(newest, event.not_in(_SUCCESSES))
+            .order_by(table.columns.entry_id.desc())
+            .limit(limit)
+        )
+        rows = sorted(connection.execute(counts).all(), key=lambda row: (-row[1], row[0]))
+        return Standing(
+            events={name: count for name, count, _ in rows},
+            rewarded=sum(int(rewarded) for _, _, rewarded in rows),
+            failures=[_failure(row) for row in connection.execute(failures)],
+        )
+
+    return ledger.read(read)
+
+
+def _conditions(table: Table, period: Period) -> Iterator[ColumnElement[bool]]:
+    entry, later = table.columns, table.alias("later").columns
+    yield not_(
+        select(later.entry_id)
+        .where(
+            later.site_slug == entry.site_slug,
+            later.refund_key == entry.refund_key,
+            later.entry_id > entry.entry_id,
+        )
+        .exists()
+    )
+    if period.site_slug is not None:
+        yield entry.site_slug == period.site_slug
+    if period.since:
+        yield entry.logged_at >= period.since.astimezone(UTC)
+    if period.until:
+        yield entry.logged_at < period.until.astimezone(UTC)
+
+
+def _failure(row: Any) -> dict[str, Any]:
+    failure = dict(zip(_SHOWN, row, strict=True))
+    failure["logged_at"] = in_utc(failure["logged_at"])
+    return failure
