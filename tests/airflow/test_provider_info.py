@@ -62,6 +62,9 @@ def test_every_module_it_names_is_there() -> None:
                 import_module(module)
     for transfer in info["transfers"]:
         import_module(transfer["python-module"])
+    for function in info["cli"]:
+        module, _, name = function.rpartition(".")
+        assert callable(getattr(import_module(module), name))
 
 
 def imported_by(statement: str) -> set[str]:
@@ -74,6 +77,19 @@ def test_provider_info_imports_nothing() -> None:
     added = imported_by("import airflow_provider_talkable.get_provider_info") - imported_by("import typing")
     packages = {module.partition(".")[0] for module in added}
     assert packages <= {"airflow_provider_talkable", "importlib", "__future__"}
+
+
+def test_what_every_command_of_airflows_imports_is_next_to_nothing() -> None:
+    base = imported_by("import argparse, dataclasses, json, urllib.parse, airflow.cli.cli_config")
+    added = base ^ imported_by(
+        "import airflow.cli.cli_config\n"
+        "from airflow_provider_talkable.cli.definition import get_talkable_cli_commands\n"
+        "assert get_talkable_cli_commands()"
+    )
+    assert {module for module in added if not module.startswith("airflow_provider_talkable")} == set()
+    assert {module.split(".")[1] for module in added if "." in module} == {"cli", "protocol", "sandbox"}
+    assert "airflow_provider_talkable.cli.commands" not in added
+    assert "airflow_provider_talkable.sandbox.server" not in added
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,461 @@
+"""The command line: Airflow's own, where it takes commands of providers, and ``python -m``."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from airflow.providers_manager import ProvidersManager
+from sqlalchemy.engine import URL, Engine
+
+from airflow_provider_talkable.cli.definition import main
+from airflow_provider_talkable.sandbox import Canned, Dials, Sandbox
+from airflow_provider_talkable.sync.ledger import Ledger
+from tests.airflow.conftest import LATE, Airflow
+from tests.airflow.test_secrets import BASE64, FORMS, SECRET
+from tests.conftest import KEY, Sandboxes
+from tests.shop import Shop, wait_for_requests
+
+MODULE = [sys.executable, "-m", "airflow_provider_talkable"]
+AIRFLOW = [sys.executable, "-m", "airflow", "talkable"]
+IN_AIRFLOW = hasattr(ProvidersManager, "cli_command_functions")
+needs_airflow_commands = pytest.mark.skipif(
+    not IN_AIRFLOW, reason="Airflow before 3.2 takes no commands of providers; tested on those that do"
+)
+commands = pytest.mark.parametrize(
+    "command",
+    [pytest.param(AIRFLOW, id="airflow", marks=needs_airflow_commands), pytest.param(MODULE, id="-m")],
+)
+
+
+@dataclass
+class Ended:
+    """What a command came to."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def table(self) -> list[list[str]]:
+        """The cells of all tables that were printed, without headers' rules."""
+        lines = [line for line in self.out.splitlines() if "|" in line]
+        return [[cell.strip() for cell in line.split("|")] for line in lines]
+
+
+@dataclass
+class CommandLine:
+    """Runs commands where Airflow knows a sandbox as ``talkable_default``."""
+
+    home: Path
+    environment: dict[str, str]
+
+    def __call__(self, *arguments: str, command: list[str] = MODULE) -> Ended:
+        done = subprocess.run(
+            [*command, *arguments],
+            env=self.environment,
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def connect(self, sandbox: Sandbox, key: str = KEY, **extra: str) -> None:
+        connection = {"conn_type": "talkable", "host": sandbox.url, "password": key}
+        self.environment["AIRFLOW_CONN_TALKABLE_DEFAULT"] = json.dumps(
+            connection | {"extra": {"site_slug": "my-store"} | extra}
+        )
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> CommandLine:
+    home = tmp_path / "airflow"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_CONN_")}
+    return CommandLine(
+        home, environment | {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    )
+
+
+@pytest.fixture
+def shop(cli: CommandLine, database: URL, engines: Callable[[URL], Engine], sandboxes: Sandboxes) -> Shop:
+    """A shop on either database, whose warehouse Airflow knows as ``shop_warehouse``."""
+    shop = Shop(engines(database), sandboxes(generation="seed"))
+    cli.connect(shop.sandbox)
+    is_sqlite = database.get_backend_name() == "sqlite"
+    cli.environment["AIRFLOW_CONN_SHOP_WAREHOUSE"] = json.dumps(
+        {"conn_type": "sqlite", "host": database.database}
+        if is_sqlite
+        else {
+            "conn_type": "postgres",
+            "login": database.username,
+            "password": database.password,
+            "schema": database.database,
+            # A socket's folder, which stands in the URL's query.
+            "host": database.query.get("host", database.host),
+        }
+    )
+    return shop
+
+
+# --- refund
+
+
+@commands
+def test_refunds_are_sent_and_shown(cli: CommandLine, sandbox: Sandbox, command: list[str]) -> None:
+    sandbox.talkable.create_purchase("my-store", {"order_number": "odd [/red] slug", "subtotal": 100})
+    cli.connect(sandbox)
+    done = cli(
+        "refund", "B00K2EOONI", "odd [/red] slug", "B00K2EOONI", "--refunded-at", "2026-01-09T22:00-05:00",
+        command=command,
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    header, _, *rows = [*done.table[:1], [], *done.table[1:]]
+    assert header == ["origin_slug", "outcome", "http_status", "ad_rewarded", "error_message"]
+    assert [row[:3] for row in rows] == [
+        ["B00K2EOONI", "refunded", "200"],
+        ["odd [/red] slug", "refunded", "200"],
+    ]
+    held = sandbox.talkable.snapshot()["my-store"]
+    for slug in ("B00K2EOONI", "odd [/red] slug"):
+        assert held[slug]["times_refunded"] == 1
+        assert held[slug]["refunded_at"] == "2026-01-10T03:00:00.000+00:00"
+
+
+@commands
+def test_what_is_no_success_is_an_exit_status(cli: CommandLine, sandbox: Sandbox, command: list[str]) -> None:
+    cli.connect(sandbox)
+    done = cli("refund", "B00K2EOONI", "nobody's", "-o", "json", command=command)
+    assert done.status == 1
+    found, missing = done.json
+    assert (found["origin_slug"], found["outcome"], found["http_status"]) == ("B00K2EOONI", "refunded", 200)
+    assert (missing["origin_slug"], missing["outcome"]) == ("nobody's", "not_found")
+    assert missing["error_message"] == "No origin found by `origin_slug`."
+    assert cli("refund", "B00K2EOONI", "-o", "json", command=command).status == 0
+
+
+def test_part_of_an_order_is_refunded_at_another_site(cli: CommandLine, sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes(site_slugs=("my-store", "other"))
+    sandbox.talkable.create_purchase("other", {"order_number": "A", "subtotal": 100})
+    cli.connect(sandbox)
+    cli.environment["AIRFLOW_CONN_SECOND"] = cli.environment.pop("AIRFLOW_CONN_TALKABLE_DEFAULT")
+    done = cli(
+        "refund", "A", "--refund-subtotal", "12.5", "--site-slug", "other", "--conn-id", "second",
+        "--output", "json",
+    )  # fmt: skip
+    assert done.status == 0, done.err
+    assert done.json[0]["origin"]["refund_subtotal"] == 12.5
+    assert [json.loads(request["body"])["site_slug"] for request in sandbox.requests] == ["other"]
+
+
+MISUSES = {
+    "empty": (["A", ""], "origin_slug='': holds no slug"),
+    "no date": (["A", "--refunded-at", "yesterday"], "refunded_at='yesterday': is no date and time"),
+    "an amount for two": (["A", "B", "--refund-subtotal", "5"], "--refund-subtotal=5: goes with one order"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISUSES.values(), ids=MISUSES)
+def test_bad_input_is_refused_before_anything_is_sent(
+    cli: CommandLine, sandbox: Sandbox, arguments: list[str], message: str
+) -> None:
+    cli.connect(sandbox)
+    done = cli("refund", *arguments)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.splitlines()[-1].startswith(message)
+    assert "Traceback" not in done.err
+    assert not sandbox.requests
+
+
+@needs_airflow_commands
+def test_airflow_refuses_bad_input_as_well(cli: CommandLine, sandbox: Sandbox) -> None:
+    cli.connect(sandbox)
+    done = cli("refund", "A", "", command=AIRFLOW)
+    assert (done.status, done.out) == (2, "")
+    assert "origin_slug='': holds no slug" in done.err
+    assert not sandbox.requests
+
+
+def test_a_connection_that_is_not_there_is_said_in_one_line(cli: CommandLine) -> None:
+    done = cli("refund", "A", "--conn-id", "no_such_connection")
+    assert (done.status, done.out) == (1, "")
+    assert "no_such_connection" in done.err.splitlines()[-1]
+    assert "Traceback" not in done.err
+
+
+def test_a_connection_in_airflows_database_is_found(
+    airflow: Airflow, sandbox: Sandbox, cli: CommandLine
+) -> None:
+    airflow.command("db", "migrate")
+    airflow.command(
+        "connections", "add", "stored", "--conn-type", "talkable", "--conn-host", sandbox.url,
+        "--conn-password", KEY, "--conn-extra", '{"site_slug": "my-store"}',
+    )  # fmt: skip
+    cli.environment["AIRFLOW_HOME"] = str(airflow.home)
+    for command in [MODULE, AIRFLOW] if IN_AIRFLOW else [MODULE]:
+        done = cli("refund", "B00K2EOONI", "--conn-id", "stored", "-o", "json", command=command)
+        assert done.status == 0, done.err
+        [result] = done.json
+        assert result["outcome"] in ("refunded", "already_refunded")
+
+
+def test_an_interruption_says_what_is_known_of_each(cli: CommandLine, sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes(dials=Dials(latency=30))
+    cli.connect(sandbox)
+    slugs = [f"order-{number}" for number in range(100)]
+    arguments = [*MODULE, "refund", *slugs, "-o", "json"]
+    with subprocess.Popen(
+        arguments, env=cli.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for_requests(sandbox, 1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    results = json.loads(out)
+    assert [result["origin_slug"] for result in results] == slugs
+    assert {result["outcome"] for result in results} == {"failed", "aborted"}
+    assert results[0]["outcome"] == "failed"
+    assert results[-1]["error_message"] == "Not tried: it was interrupted"
+
+
+@commands
+@pytest.mark.parametrize("is_accepted", [True, False], ids=["accepted", "refused"])
+def test_the_key_is_nowhere(
+    cli: CommandLine, sandbox: Sandbox, command: list[str], *, is_accepted: bool
+) -> None:
+    cli.connect(sandbox, SECRET)
+    cli.environment["AIRFLOW__LOGGING__LOGGING_LEVEL"] = "DEBUG"
+    if is_accepted:
+        sandbox.api_key = SECRET
+        body = json.dumps({"ok": False, "error_message": f"You sent {SECRET} {BASE64}"}).encode()
+        sandbox.dials.next(Canned(422, body))
+    done = cli("refund", "B00K2EOONI", command=command)
+    assert done.status == 1
+    assert ("You sent ***" if is_accepted else "Talkable refused the API key") in done.out
+    assert "DEBUG" in done.err.upper()
+    found = {"output": (done.out + done.err).encode()}
+    found |= {str(path): path.read_bytes() for path in cli.home.rglob("*") if path.is_file()}
+    for where, content in found.items():
+        for form, secret in FORMS.items():
+            assert secret.encode() not in content, f"the key is in {where}, {form}"
+
+
+# --- ledger
+
+
+def fill(shop: Shop) -> None:
+    """Sync five refunds, of which one came too late, two fail, and one fails only the first time."""
+    shop.order("A")
+    shop.order("LATE", email="late@example.com", referral=LATE)
+    shop.refund("A", "LATE", ("r3", "nobody's"), ("r4", "never seen"), ("r5", "A", "no date"))
+    shop.sync()
+    shop.clear()
+    shop.order("never seen")
+    shop.refund(("r4", "never seen"))
+    shop.sync(resend=frozenset({"not_found"}))
+
+
+@commands
+def test_the_ledger_is_counted_by_what_it_says_last(cli: CommandLine, shop: Shop, command: list[str]) -> None:
+    fill(shop)
+    before = shop.ledger()
+    done = cli("ledger", "--ledger-conn-id", "shop_warehouse", "-o", "json", command=command)
+    assert done.status == 0, done.err
+    report = done.json
+    assert report["events"] == {"refunded": 3, "invalid": 1, "not_found": 1}
+    assert (report["refunds"], report["failed"], report["rewarded"]) == (5, 2, 1)
+    newest = {entry["refund_key"]: entry for entry in before}
+    assert [failure["refund_key"] for failure in report["failures"]] == [
+        entry["refund_key"]
+        for entry in sorted(newest.values(), key=lambda entry: entry["entry_id"], reverse=True)
+        if entry["event"] in ("invalid", "not_found")
+    ]
+    [missing] = [failure for failure in report["failures"] if failure["event"] == "not_found"]
+    logged_at = datetime.fromisoformat(missing.pop("logged_at"))
+    assert timedelta(0) <= datetime.now(UTC) - logged_at < timedelta(minutes=5)
+    assert missing == {
+        "site_slug": "my-store",
+        "refund_key": "r3",
+        "origin_slug": "nobody's",
+        "event": "not_found",
+        "error_message": "No origin found by `origin_slug`.",
+    }
+    assert shop.ledger() == before
+
+
+def test_the_ledger_as_a_table(cli: CommandLine, shop: Shop) -> None:
+    fill(shop)
+    done = cli("ledger", "--ledger-conn-id", "shop_warehouse", "--limit", "1")
+    assert done.status == 0, done.err
+    assert done.table[:4] == [["event", "refunds"], ["refunded", "3"], ["invalid", "1"], ["not_found", "1"]]
+    assert len(done.table) == 4 + 2
+    assert "Refunds: 5, of which 2 failed\n" in done.out
+    assert "Too late, the advocate had been rewarded: 1\n" in done.out
+    assert "The newest 1 of 2 failures; see --limit" in done.out
+
+
+def test_the_ledger_of_a_site_and_a_period(cli: CommandLine, shop: Shop) -> None:
+    fill(shop)
+    # The second sync's entries, r4's, are the last.
+    *_, before_it, first, last = [entry["logged_at"] for entry in shop.ledger()]
+    moments = [datetime.fromisoformat(str(moment)) for moment in (before_it, first, last)]
+    # SQLite's are without offset, and UTC.
+    assert {moment.utcoffset() for moment in moments} <= {None, timedelta(0)}
+    before_it, first, last = (moment.isoformat() for moment in moments)
+    arguments = ["--ledger-conn-id", "shop_warehouse", "--output", "json", "--site-slug", "my-store"]
+    done = cli("ledger", *arguments, "--since", last)
+    assert done.status == 0, done.err
+    assert done.json["events"] == {"refunded": 1}
+    done = cli("ledger", *arguments, "--until", first)
+    assert done.json["events"] == {"refunded": 2, "invalid": 1, "not_found": 1}
+
+
+def test_there_is_no_ledger_and_none_is_made(cli: CommandLine, shop: Shop) -> None:
+    done = cli("ledger", "--ledger-conn-id", "shop_warehouse", "--ledger-table", "elsewhere")
+    assert (done.status, done.out) == (1, "")
+    assert done.err.splitlines()[-1] == (
+        "There is no ledger elsewhere in shop_warehouse; the sync makes it: check --ledger-conn-id, "
+        "--ledger-table and --ledger-schema"
+    )
+    with closing(shop.engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
+        catalogue = (
+            "SELECT name FROM sqlite_master"
+            if shop.engine.dialect.name == "sqlite"
+            else "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+        )
+        cursor.execute(catalogue)
+        assert cursor.fetchall() == []
+
+
+def test_a_role_that_may_only_read_is_enough(cli: CommandLine, postgres_shop: Shop, postgres: URL) -> None:
+    schema = 'CREATE SCHEMA "Ours"; CREATE ROLE reader LOGIN; GRANT USAGE ON SCHEMA "Ours" TO reader'
+    with postgres_shop.engine.begin() as connection:
+        connection.exec_driver_sql(schema)
+    postgres_shop.order("A")
+    postgres_shop.refund("A")
+    postgres_shop.sync(ledger=Ledger(postgres_shop.engine, table="Told", schema="Ours"))
+    with postgres_shop.engine.begin() as connection:
+        connection.exec_driver_sql('GRANT SELECT ON "Ours"."Told" TO reader')
+    cli.environment["AIRFLOW_CONN_LEDGERS"] = json.dumps(
+        {
+            "conn_type": "postgres",
+            "login": "reader",
+            "schema": postgres.database,
+            "host": postgres.query["host"],
+        }
+    )
+    arguments = ["--ledger-conn-id", "ledgers", "--ledger-table", "Told", "--ledger-schema", "Ours"]
+    done = cli("ledger", *arguments, "-o", "json")
+    with postgres_shop.engine.begin() as connection:
+        connection.exec_driver_sql("DROP OWNED BY reader; DROP ROLE reader")
+    assert done.status == 0, done.err
+    assert done.json["events"] == {"refunded": 1}
+
+
+NONSENSE = {
+    "no order": (["refund"], "origin_slug"),
+    "no output": (["refund", "A", "-o", "xml"], "xml"),
+    "no connection": (["ledger"], "--ledger-conn-id"),
+    "no date": (
+        ["ledger", "--ledger-conn-id", "l", "--since", "monday"],
+        "--since: 'monday' is no date and time",
+    ),
+    "no moment in UTC": (
+        ["--ledger-conn-id", "l", "--until", "0001-01-01T00:00+05:00"],
+        "is no date and time",
+    ),
+    "no number": (["ledger", "--ledger-conn-id", "l", "--limit", "-1"], "--limit"),
+    "backwards": (
+        ["ledger", "--ledger-conn-id", "l", "--since", "2026-01-02", "--until", "2026-01-01"],
+        "--until=2026-01-01T00:00:00+00:00: is not after --since=2026-01-02T00:00:00+00:00",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), NONSENSE.values(), ids=NONSENSE)
+def test_arguments_that_are_none_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+# --- sandbox
+
+
+@contextmanager
+def serving(command: list[str], cli: CommandLine) -> Iterator[str]:
+    """A sandbox that a command runs; its URL. It has to end well."""
+    arguments = [*command, "sandbox", "--port", "0", "--site", "a", "--site", "b", "--html", "1"]
+    with subprocess.Popen(arguments, env=cli.environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if match := re.fullmatch(r"Talkable sandbox: (http://127\.0\.0\.1:\d+)  sites: a, b\n", line):
+                break
+        else:
+            pytest.fail("the sandbox ended before it said where it is")
+        yield match[1]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+
+
+@commands
+def test_the_sandbox_is_served(cli: CommandLine, command: list[str]) -> None:
+    with serving(command, cli) as url:
+        answer = requests.get(f"{url}/api/v2/campaigns?site_slug=a", timeout=5)
+        assert "Maintenance" in answer.text
+
+
+@commands
+def test_its_own_module_has_the_same_options(cli: CommandLine, command: list[str]) -> None:
+    options = re.compile(r"(?<!\S)--[a-z-]+")
+    own = cli("--help", command=[sys.executable, "-m", "airflow_provider_talkable.sandbox"])
+    done = cli("sandbox", "--help", command=command)
+    assert (own.status, done.status) == (0, 0)
+    assert len(set(options.findall(own.out))) > 10
+    assert set(options.findall(done.out)) == set(options.findall(own.out))
+
+
+# --- Airflow
+
+
+def test_airflow_says_nothing_of_it(cli: CommandLine) -> None:
+    done = cli(
+        "version",
+        command=[
+            sys.executable,
+            "-W",
+            "error::DeprecationWarning:airflow_provider_talkable",
+            "-m",
+            "airflow",
+        ],
+    )
+    assert (done.status, done.err) == (0, "")
+    assert len(done.out.splitlines()) == 1
+
+
+def test_airflow_lists_it_where_it_takes_commands_of_providers(cli: CommandLine) -> None:
+    done = cli("--help", command=AIRFLOW)
+    assert done.status == (0 if IN_AIRFLOW else 2)
+    listed = set(re.findall(r"^ +(refund|ledger|sandbox) ", done.out, re.MULTILINE))
+    assert listed == ({"refund", "ledger", "sandbox"} if IN_AIRFLOW else set())
