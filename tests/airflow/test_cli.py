@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import requests
 from airflow.providers_manager import ProvidersManager
 from sqlalchemy.engine import URL, Engine
 
-from airflow_provider_talkable.cli.definition import main
+from airflow_provider_talkable.cli.definition import get_parser, main
 from airflow_provider_talkable.sandbox import Canned, Dials, Sandbox
 from airflow_provider_talkable.sync.ledger import Ledger
 from tests.airflow.conftest import LATE, Airflow
@@ -30,6 +31,7 @@ from tests.shop import Shop, wait_for_requests
 
 MODULE = [sys.executable, "-m", "airflow_provider_talkable"]
 AIRFLOW = [sys.executable, "-m", "airflow", "talkable"]
+PAGE = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
 IN_AIRFLOW = hasattr(ProvidersManager, "cli_command_functions")
 needs_airflow_commands = pytest.mark.skipif(
     not IN_AIRFLOW, reason="Airflow before 3.2 takes no commands of providers; tested on those that do"
@@ -434,6 +436,72 @@ def test_its_own_module_has_the_same_options(cli: CommandLine, command: list[str
     assert (own.status, done.status) == (0, 0)
     assert len(set(options.findall(own.out))) > 10
     assert set(options.findall(done.out)) == set(options.findall(own.out))
+
+
+# --- the page about it
+
+
+def documented(subcommand: str) -> str:
+    """The command on the page that runs a subcommand."""
+    [line] = re.findall(rf"^python -m airflow_provider_talkable {subcommand} .*$", PAGE, re.MULTILINE)
+    return str(line)
+
+
+def test_the_page_refunds_orders(cli: CommandLine, sandbox: Sandbox) -> None:
+    sandbox.talkable.create_purchase("my-store", {"order_number": "B00K2EOONJ", "subtotal": 100})
+    cli.connect(sandbox)
+    done = cli(*shlex.split(documented("refund"))[3:])
+    assert done.status == 0, done.err
+    held = sandbox.talkable.snapshot()["my-store"]
+    assert {slug: order["refunded_at"] for slug, order in held.items()} == dict.fromkeys(
+        ("B00K2EOONI", "B00K2EOONJ"), "2026-11-20T22:30:00.000+00:00"
+    )
+
+
+def test_the_page_asks_the_ledger(cli: CommandLine, shop: Shop) -> None:
+    fill(shop)
+    period = ["--since", "2026-01-01", "--until", "2100-01-01"]
+    arguments = shlex.split(documented("ledger"))[3:]
+    assert arguments[-4::2] == period[::2]
+    done = cli(*arguments[:-4], *period, "-o", "json")
+    assert done.status == 0, done.err
+    [shown] = re.findall(r"^```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert shape(done.json) == shape(json.loads(shown))
+
+
+def shape(value: Any) -> Any:
+    """The keys and types of a report; of a list, its first item's."""
+    match value:
+        case {"events": dict()}:
+            return {key: shape(item) for key, item in value.items()} | {"events": "counts"}
+        case dict():
+            return {key: shape(item) for key, item in value.items()}
+        case [first, *_]:
+            return [shape(first)]
+    return type(value)
+
+
+def test_the_page_runs_the_sandbox() -> None:
+    options = get_parser().parse_args(shlex.split(documented("sandbox"))[3:])
+    assert (options.port, options.generation, options.rate_limit) == (8765, "seed", 5)
+
+
+@pytest.mark.parametrize("subcommand", ["refund", "ledger"])
+def test_the_page_has_all_options_and_their_defaults(
+    subcommand: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        get_parser().parse_args([subcommand, "--help"])
+    offered = set(re.findall(r"(?<!\S)--[a-z-]+", capsys.readouterr().out)) - {"--output", "--help"}
+    section = next(part for part in PAGE.split("\n## ") if documented(subcommand) in part)
+    rows = re.findall(r"^\| (`--.*?) \|.*\| (.*?) ?\|$", section, re.MULTILINE)
+    assert {option for options, _ in rows for option in re.findall(r"--[a-z-]+", options)} == offered
+    given = ["refund", "A"] if subcommand == "refund" else ["ledger", "--ledger-conn-id", "x"]
+    parsed = vars(get_parser().parse_args(given))
+    for options, default in rows:
+        name = re.findall(r"--([a-z-]+)", options)[0].replace("-", "_")
+        if name != "ledger_conn_id" and parsed[name] is not None:
+            assert default.strip("`") == str(parsed[name])
 
 
 # --- Airflow
