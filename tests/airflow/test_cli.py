@@ -220,14 +220,15 @@ def test_a_connection_in_airflows_database_is_found(
 
 
 def test_an_interruption_says_what_is_known_of_each(cli: CommandLine, sandboxes: Sandboxes) -> None:
-    sandbox = sandboxes(dials=Dials(latency=30))
+    sandbox = sandboxes(dials=Dials(latency=10))
     cli.connect(sandbox)
     slugs = [f"order-{number}" for number in range(100)]
     arguments = [*MODULE, "refund", *slugs, "-o", "json"]
     with subprocess.Popen(
         arguments, env=cli.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        wait_for_requests(sandbox, 1)
+        # Airflow takes its time to be imported where others work beside it.
+        wait_for_requests(sandbox, 1, seconds=120)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 1, err
@@ -418,7 +419,7 @@ def serving(command: list[str], cli: CommandLine) -> Iterator[str]:
             pytest.fail("the sandbox ended before it said where it is")
         yield match[1]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
 
 
 @commands
