@@ -382,7 +382,7 @@ NONSENSE = {
         "--since: 'monday' is no date and time",
     ),
     "no moment in UTC": (
-        ["--ledger-conn-id", "l", "--until", "0001-01-01T00:00+05:00"],
+        ["ledger", "--ledger-conn-id", "l", "--until", "0001-01-01T00:00+05:00"],
         "is no date and time",
     ),
     "no number": (["ledger", "--ledger-conn-id", "l", "--limit", "-1"], "--limit"),
