@@ -15,7 +15,8 @@ import pytest
 from airflow_provider_talkable.sandbox import Dials
 from faults.conftest import Record
 from tests.airflow import test_scheduler
-from tests.airflow.test_scheduler import SITES, Deployment
+from tests.airflow.deployment import Deployment
+from tests.airflow.test_scheduler import SITES
 
 deployment = test_scheduler.deployment
 
@@ -163,10 +164,9 @@ def test_a_component_restarted_while_the_task_is_deferred(
     airflow.wait_for({"deferred"}, dag_id="deferred")
     airflow.kill(component)
     time.sleep(3)
-    port = airflow.variables["AIRFLOW__API__PORT"]
-    airflow.start(component, *(("--port", port) if component == "api-server" else ()))
+    airflow.start(component, *(("--port", str(airflow.port)) if component == "api-server" else ()))
     # Airflow fails a task that starts while no API server is there, before the task can say anything.
-    wait_until_listening(int(port))
+    wait_until_listening(airflow.port)
     sandbox.dials.rate_limit = None
     airflow.wait_for({"success"}, dag_id="deferred")
     outcomes = outcomes_of(airflow, ("de",), in_doubt=False)

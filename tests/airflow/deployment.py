@@ -1,0 +1,164 @@
+"""Airflow as people run it: its own processes, on PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from airflow import __version__
+from sqlalchemy.engine import Engine
+
+from tests.airflow.conftest import Airflow
+
+IS_AIRFLOW_3 = int(__version__.split(".")[0]) >= 3
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        return port
+
+
+@dataclass
+class Deployment:
+    """Airflow with all its processes, its metadata on PostgreSQL, and a pool ``talkable``."""
+
+    airflow: Airflow
+    metadata: Engine
+    warehouse: Engine
+    folder: Path
+    variables: Mapping[str, str | None]
+    """Of the environment; None takes one away."""
+    port: int = field(default_factory=free_port)
+    jwt_secret: str = field(default_factory=partial(secrets.token_hex, 32))
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @contextmanager
+    def running(self) -> Iterator[Deployment]:
+        self.command("db", "migrate")
+        self.command("pools", "set", "talkable", "4", "Syncs to Talkable")
+        # Before there are others that would write the same rows at the same time.
+        self.command("dags", "reserialize")
+        components: list[tuple[str, ...]] = [("scheduler",), ("triggerer",)]
+        if IS_AIRFLOW_3:
+            components += [("api-server", "--port", str(self.port)), ("dag-processor",)]
+        try:
+            for component in components:
+                self.start(*component)
+            yield self
+        finally:
+            self.stop()
+
+    def command(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "airflow", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    @property
+    def environment(self) -> dict[str, str]:
+        url = self.metadata.url.render_as_string(hide_password=False)
+        variables = {
+            **self.airflow.environment(self.folder),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url,
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{self.port}/execution/",
+            "AIRFLOW__API__PORT": str(self.port),
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API_AUTH__JWT_SECRET": self.jwt_secret,
+            "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
+            **self.variables,
+        }
+        return {name: value for name, value in variables.items() if value is not None}
+
+    def start(self, *arguments: str) -> None:
+        command = [sys.executable, "-m", "airflow", *arguments]
+        with (self.airflow.home / f"{arguments[0]}.log").open("ab") as log:
+            self.processes[arguments[0]] = subprocess.Popen(
+                command, env=self.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def kill(self, component: str) -> None:
+        """End a process and its children, as if the machine had gone."""
+        process = self.processes[component]
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def query(self, sql: str) -> list[Any]:
+        with self.metadata.connect() as connection:
+            return [tuple(row) for row in connection.exec_driver_sql(sql)]
+
+    def wait_for(self, states: set[str], *, dag_id: str, count: int = 1) -> None:
+        """Wait until all task instances of a DAG are in one of these states."""
+        deadline = time.monotonic() + 150
+        query = f"SELECT state FROM task_instance WHERE dag_id = '{dag_id}'"
+        while True:
+            found = [state for (state,) in self.query(query)]
+            if len(found) == count and set(found) <= states:
+                return
+            assert time.monotonic() < deadline, f"{found}\n{self.all_logs()}"
+            assert "failed" not in found, self.all_logs()
+            time.sleep(0.3)
+
+    def logs(self) -> str:
+        """All logs of tasks."""
+        return "".join(path.read_text() for path in sorted(self.airflow.home.rglob("attempt=*.log*")))
+
+    def all_logs(self) -> str:
+        """The ends of the logs of tasks and of Airflow's components."""
+        components = sorted(self.airflow.home.glob("*.log"))
+        return "\n".join([self.logs()[-6000:], *(path.read_text()[-3000:] for path in components)])
+
+    def ledger(self) -> dict[tuple[str, str], list[str]]:
+        """The events of each refund, oldest first."""
+        events: dict[tuple[str, str], list[str]] = {}
+        with self.warehouse.connect() as connection:
+            rows = connection.exec_driver_sql(
+                "SELECT site_slug, refund_key, event FROM talkable_refund_ledger ORDER BY entry_id"
+            )
+            for site, key, event in rows:
+                events.setdefault((site, key), []).append(event)
+        return events
+
+    def summaries(self, dag_id: str) -> list[dict[str, Any]]:
+        key = "return_value"
+        rows = self.query(
+            f"SELECT value FROM xcom WHERE dag_id = '{dag_id}' AND key = '{key}' ORDER BY map_index"
+        )
+        return [_json(value) for (value,) in rows]
+
+
+def _json(value: Any) -> Any:
+    """An XCom's value, which Airflow 2 keeps as bytes and Airflow 3 as JSON, at times as JSON in JSON."""
+    if isinstance(value, bytes | memoryview):
+        value = bytes(value).decode()
+    return _json(json.loads(value)) if isinstance(value, str) else value
