@@ -18,10 +18,19 @@ with DAG(
     start_date=datetime(2026, 1, 1),
     max_active_runs=1,
     params={
-        "since": Param("2026-01-01", type="string", format="date"),
-        "until": Param("2026-02-01", type="string", format="date"),
-        "preview": Param(True, type="boolean"),
-        "resend": Param("", type="string", description="such as: not_found, unconfirmed"),
+        "since": Param(
+            "2026-01-01", type="string", format="date", description="The first day whose refunds are sent"
+        ),
+        "until": Param(
+            "2026-02-01", type="string", format="date", description="The day after the last; it is not sent"
+        ),
+        "preview": Param(True, type="boolean", description="Send nothing, list what would be sent"),
+        "resend": Param(
+            [],
+            type=["null", "array"],
+            examples=["conflict", "not_found", "rejected", "unconfirmed"],
+            description="Outcomes to try again although the ledger calls them settled",
+        ),
     },
     doc_md=__doc__,
     tags=["talkable"],
@@ -37,7 +46,7 @@ with DAG(
         """,
         parameters={"since": "{{ params.since }}", "until": "{{ params.until }}"},
         preview="{{ params.preview }}",
-        resend="{{ params.resend }}",
+        resend="{{ params.resend or [] }}",
         max_rate=20,
         max_failure_ratio=0.05,
     )

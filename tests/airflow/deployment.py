@@ -113,6 +113,14 @@ class Deployment:
                 process.kill()
                 process.wait()
 
+    def wait_until_listening(self) -> None:
+        """Wait until the API server takes connections."""
+        deadline = time.monotonic() + 150
+        with socket.socket() as trying:
+            while trying.connect_ex(("127.0.0.1", self.port)):
+                assert time.monotonic() < deadline, self.all_logs()
+                time.sleep(0.2)
+
     def query(self, sql: str) -> list[Any]:
         with self.metadata.connect() as connection:
             return [tuple(row) for row in connection.exec_driver_sql(sql)]

@@ -127,7 +127,7 @@ def test_the_backfill_begins_as_a_preview(airflow: Airflow) -> None:
     assert (summary["outcomes"], summary["rows"]) == ({"to_send": 5}, 5)
     assert "Would send: C" in log
     assert not airflow.sandbox.requests
-    conf = {"preview": False, "since": "2025-12-01", "resend": "not_found"}
+    conf = {"preview": False, "since": "2025-12-01", "resend": ["not_found"]}
     log = airflow.run(
         "example_talkable_sync_backfill", "--conf", json.dumps(conf), date=RUN_DATE + timedelta(1)
     )
