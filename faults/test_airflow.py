@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -166,7 +165,7 @@ def test_a_component_restarted_while_the_task_is_deferred(
     time.sleep(3)
     airflow.start(component, *(("--port", str(airflow.port)) if component == "api-server" else ()))
     # Airflow fails a task that starts while no API server is there, before the task can say anything.
-    wait_until_listening(airflow.port)
+    airflow.wait_until_listening()
     sandbox.dials.rate_limit = None
     airflow.wait_for({"success"}, dag_id="deferred")
     outcomes = outcomes_of(airflow, ("de",), in_doubt=False)
@@ -176,14 +175,6 @@ def test_a_component_restarted_while_the_task_is_deferred(
     assert (summary["rows"], summary["sent"], summary["skipped"]) == (200, 200, 0)
     assert (summary["requests"], summary["throttled_requests"]) == (refunds, refunds - 200)
     record("Airflow", f"the {component}, killed and started again during a deferral", "once", told(outcomes))
-
-
-def wait_until_listening(port: int) -> None:
-    deadline = time.monotonic() + 60
-    with socket.socket() as trying:
-        while trying.connect_ex(("127.0.0.1", port)):
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
 
 
 def told(outcomes: Counter[str]) -> str:

@@ -44,7 +44,7 @@ def new_page(browser: Browser, deployment: Deployment, har: Path) -> Iterator[Pa
     console: list[str] = []
     context = browser.new_context(
         base_url=f"http://127.0.0.1:{deployment.port}",
-        viewport={"width": 1200, "height": 860},
+        viewport={"width": 1200, "height": 930},
         color_scheme="light",
         locale="en-US",
         timezone_id="UTC",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -20,7 +21,7 @@ BACKFILL = "example_talkable_sync_backfill"
 
 def test_the_form_says_what_to_fill_in(page: Page) -> None:
     form = Form(page)
-    form.open("talkable_form")
+    form.open("talkable_default")
     for label, placeholder in (
         ("Host", "https://www.talkable.com"),
         ("API key", "from the Talkable dashboard"),
@@ -110,7 +111,9 @@ def trigger(page: Page, *, since: str, until: str, resend: str | None = None) ->
     dialog = page.get_by_role("dialog")
 
     def parameter(name: str) -> Locator:
-        return dialog.get_by_role("group").filter(has=page.get_by_text(name, exact=True))
+        # A star marks those that are required.
+        label = page.locator("label").filter(has_text=re.compile(rf"^{name}[ *]*$"))
+        return dialog.get_by_role("group").filter(has=label)
 
     for name, description in (
         ("since", "The first day"),
@@ -124,7 +127,8 @@ def trigger(page: Page, *, since: str, until: str, resend: str | None = None) ->
     parameter("since").get_by_role("textbox").fill(since)
     parameter("until").get_by_role("textbox").fill(until)
     expect(parameter("preview").get_by_role("checkbox")).to_be_checked()
-    parameter("preview").locator("label").click()
+    # What is shown is the switch around it.
+    parameter("preview").get_by_role("checkbox").locator("..").click()
     expect(parameter("preview").get_by_role("checkbox")).not_to_be_checked()
     if resend:
         parameter("resend").get_by_role("combobox").click()
