@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-airflow-2 faults mutation bench lint docs format lock clean
+.PHONY: demo test test-airflow-2 ui-test screenshots faults mutation bench lint docs format lock clean
 
 demo: $(VENV)/installed  ## Watch a DAG refund orders at a local Talkable
 	@$(BIN)/python scripts/demo.py
@@ -13,6 +13,13 @@ test: $(VENV)/installed  ## Run all tests
 
 test-airflow-2: $(VENV)-airflow-2/installed  ## Run all tests on the oldest Airflow that is supported
 	$(VENV)-airflow-2/bin/python -m pytest
+
+ui-test: $(VENV)/installed  ## Use Airflow's pages in the system's Chromium: connect, test, sync, look
+	$(BIN)/python -m pytest tests/ui
+
+screenshots: $(VENV)/installed  ## The same, and write the pictures in docs/images anew
+	mkdir -p docs/images
+	UI_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/ui
 
 lint: $(VENV)/installed  ## Check format, style, types and the direction of imports
 	$(BIN)/ruff format --check .

@@ -44,7 +44,7 @@ def new_page(browser: Browser, deployment: Deployment, har: Path) -> Iterator[Pa
     console: list[str] = []
     context = browser.new_context(
         base_url=f"http://127.0.0.1:{deployment.port}",
-        viewport={"width": 1200, "height": 930},
+        viewport={"width": 1240, "height": 930},
         color_scheme="light",
         locale="en-US",
         timezone_id="UTC",
@@ -102,8 +102,9 @@ class Form:
         self.dialog.wait_for(state="hidden")
 
 
-def screenshot(page: Page, name: str) -> None:
+def screenshot(page: Page, name: str, *, height: int) -> None:
     """Keep a picture of the page for the documentation, if the environment names a folder for it."""
     folder = os.environ.get("UI_SCREENSHOTS")
-    if folder:
+    if folder and page.viewport_size:
+        page.set_viewport_size({"width": page.viewport_size["width"], "height": height})
         page.screenshot(path=Path(folder) / f"{name}.png", animations="disabled", scale="css")

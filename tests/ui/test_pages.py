@@ -32,7 +32,7 @@ def test_the_form_says_what_to_fill_in(page: Page) -> None:
     for hidden in ("Login", "Extra"):
         expect(form.dialog.get_by_label(hidden, exact=True)).to_have_count(0)
     expect(form.dialog.get_by_label("API key", exact=True)).to_have_attribute("type", "password")
-    screenshot(page, "connection")
+    screenshot(page, "connection", height=930)
     form.show_extra_fields()
     for label, description in (
         ("Site slug", "Your Talkable site id, e.g. my-store"),
@@ -140,7 +140,9 @@ def trigger(page: Page, *, since: str, until: str, resend: str | None = None) ->
 def open_finished_task(page: Page) -> None:
     """Wait until the run whose page shows is done, and open its only task."""
     row = page.get_by_role("row").filter(has_text="sync_refunds")
-    expect(row).to_contain_text("Success", timeout=180_000)
+    # The task's own state and the run's.
+    expect(page.get_by_text("Success", exact=True)).to_have_count(2, timeout=180_000)
+    expect(row).to_contain_text("Success")
     row.get_by_role("link", name="sync_refunds").click()
 
 
@@ -153,7 +155,7 @@ def test_a_sync_from_the_trigger_form_to_the_log(page: Page, deployment: Deploym
     expect(log).to_contain_text("The query returned 40 rows, 40 refunds")
     expect(log).to_contain_text("Refunds: 38 refunded, 2 not_found; 0 settled before")
     expect(log).to_contain_text("Too late, the advocate had been rewarded: 3 of 38 referred orders")
-    screenshot(page, "sync")
+    screenshot(page, "sync", height=600)
     held = talkable.snapshot()["my-store"]
     assert {slug for slug, origin in held.items() if origin["times_refunded"]} == {
         f"december-{number}" for number in range(40)
