@@ -167,7 +167,10 @@ def test_a_sync_from_the_trigger_form_to_the_log(page: Page, deployment: Deploym
 
     page.get_by_role("link", name="Storage").click()
     page.get_by_role("link", name="XCom").click()
-    expect(page.get_by_role("cell", name="summary", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Expand all extra JSON").click()
+    for key in ("summary", "return_value"):
+        cell = page.get_by_role("cell", name=key, exact=True)
+        expect(page.get_by_role("row").filter(has=cell)).to_contain_text('"not_found"')
 
     for slug in MISSING:
         talkable.create_purchase("my-store", {"order_number": slug, "subtotal": 100})
