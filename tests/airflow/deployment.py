@@ -58,6 +58,9 @@ class Deployment:
         try:
             for component in components:
                 self.start(*component)
+            if IS_AIRFLOW_3:
+                # Airflow fails a task that starts before the API server answers.
+                self.wait_until_listening()
             yield self
         finally:
             self.stop()

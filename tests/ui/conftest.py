@@ -98,9 +98,7 @@ def deployment(
             "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
         }
         deployment = Deployment(airflow, metadata, warehouse, EXAMPLES, variables)
-        opened.enter_context(deployment.running())
-        deployment.wait_until_listening()
-        yield deployment
+        yield opened.enter_context(deployment.running())
 
 
 @pytest.fixture
