@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 _PACKAGE = "airflow_provider_talkable"
+_LINKS = ("TalkableSiteLink", "TalkableLedgerLink")
+_ASSET = {
+    "schemes": ["talkable"],
+    "handler": f"{_PACKAGE}.assets.talkable.sanitize_uri",
+    "factory": f"{_PACKAGE}.assets.talkable.create_asset",
+    "to_openlineage_converter": f"{_PACKAGE}.assets.talkable.convert_asset_to_openlineage",
+}
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -47,6 +54,10 @@ def get_provider_info() -> dict[str, Any]:
         ],
         # Airflow 3.2 is the first to look for it.
         "cli": [f"{_PACKAGE}.cli.definition.get_talkable_cli_commands"],
+        "extra-links": [f"{_PACKAGE}.links.talkable.{name}" for name in _LINKS],
+        # The same under its name of Airflow 2.
+        "asset-uris": [_ASSET],
+        "dataset-uris": [_ASSET],
         "connection-types": [
             {
                 "connection-type": "talkable",

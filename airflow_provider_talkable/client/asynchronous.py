@@ -92,9 +92,9 @@ class AsyncTalkableClient:
         return {site: rate for site, gate in gates if (rate := gate.pacer.learned_rate)}
 
     @property
-    def exhausted_sites(self) -> list[str]:
-        """The sites that were throttled for longer than the patience."""
-        return [site for site, gate in list(self._gates.items()) if gate.exhausted]
+    def exhausted_sites(self) -> dict[str, TalkableThrottled]:
+        """The sites that were throttled for longer than the patience, and the error each ended in."""
+        return {site: gate.exhausted for site, gate in list(self._gates.items()) if gate.exhausted}
 
     @property
     def stopped(self) -> TalkableError | None:
@@ -295,7 +295,7 @@ class _Gate:
                 f"Talkable lets nothing through for {seconds:.0f} s (429); "
                 "run it again later, or give it more throttle_patience",
                 http_status=429,
-                retry_after=retry_after,
+                retry_after=self.pacer.pause,
             )
 
 

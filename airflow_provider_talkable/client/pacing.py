@@ -92,6 +92,11 @@ class Pacer:
         """Requests per second the site was found to take; ``None`` while it never answered 429."""
         return self._ceiling
 
+    @property
+    def pause(self) -> float:
+        """Seconds for which all sending still pauses after a 429."""
+        return max(0.0, self._paused_until - self.clock())
+
     def seconds_to_wait(self) -> float:
         """Take the next place if it is free (0), or say when to ask again."""
         now = self.clock()

@@ -24,6 +24,7 @@ def report(what: str, results: Results, fail_on: AbstractSet[str]) -> None:
     :param what: What the results are of, e.g. ``refunds``.
     :param fail_on: The outcomes that fail the task.
     :raises TalkableError: if an outcome is among them: the class that fits, if one fits all that failed.
+        Its ``retry_after`` is the longest of theirs.
     """
     failures = [result for result in results if result.outcome in fail_on]
     log.info("%s: %s", what.capitalize(), _tally(results) or "none")
@@ -38,10 +39,13 @@ def report(what: str, results: Results, fail_on: AbstractSet[str]) -> None:
     if failures:
         kinds = {type(result.error) for result in failures if result.error}
         kind = kinds.pop() if len(kinds) == 1 else TalkableError
-        raise kind(
+        error = kind(
             f"{len(failures)} of {len(results)} {what} failed ({_tally(failures)}); "
             "the reason of each is in XCom under 'results'"
         )
+        pauses = [result.error.retry_after or 0 for result in failures if result.error]
+        error.retry_after = max(pauses, default=0) or None
+        raise error
 
 
 def _tally(results: Results) -> str:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_talkable.links.talkable import TalkableSiteLink
 from airflow_provider_talkable.operators._warehouse import WarehouseOperator, task_run
 from airflow_provider_talkable.protocol.errors import LedgerError, TalkableError
 
@@ -56,6 +57,7 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
     """
 
     template_fields: Sequence[str] = (*WarehouseOperator.template_fields, "report_table")
+    operator_extra_links = (TalkableSiteLink(),)
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
         hook = self._hook()
         # Whatever is wrong with the connections shows before the warehouse is asked for rows.
         asking = self._asking(hook) if self.ask_talkable else None
+        TalkableSiteLink().push(context, hook.site_slug)
         with ExitStack() as opened:
             warehouse, ledgers = self._databases(opened)
             ledger = self._ledger(ledgers, context)

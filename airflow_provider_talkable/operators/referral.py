@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_provider_talkable.links.talkable import TalkableSiteLink
 from airflow_provider_talkable.operators._rendered import as_list_or_one
 from airflow_provider_talkable.operators._report import report
 from airflow_provider_talkable.protocol.errors import InvalidRefund
@@ -53,6 +54,7 @@ class TalkableReferralOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("origin_slug", "status", "site_slug", "talkable_conn_id")
     ui_color = "#e9f5ef"
+    operator_extra_links = (TalkableSiteLink(),)
 
     def __init__(
         self,
@@ -81,6 +83,7 @@ class TalkableReferralOperator(BaseOperator):
 
         hook = TalkableHook(self.talkable_conn_id, site_slug=self.site_slug or None)
         status, site = status_of(self.status), hook.site_slug
+        TalkableSiteLink().push(context, site)
         given = as_list_or_one("origin_slug", self.origin_slug)
         is_list = isinstance(given, list)
         slugs = given if isinstance(given, list) else [given]

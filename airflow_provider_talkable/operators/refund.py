@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
+from airflow_provider_talkable.links.talkable import TalkableSiteLink
 from airflow_provider_talkable.operators._earlier_tries import EarlierTries
 from airflow_provider_talkable.operators._rendered import as_list_or_one
 from airflow_provider_talkable.operators._report import report
@@ -22,6 +23,7 @@ from airflow_provider_talkable.protocol.results import RefundResult
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_talkable.hooks.talkable import TalkableHook
 
@@ -74,6 +76,10 @@ class TalkableRefundOperator(BaseOperator):
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"refunds": "json"}
     ui_color = "#e9f5ef"
+    operator_extra_links = (TalkableSiteLink(),)
+
+    _base_url = ""
+    _sites: Sequence[str] = ()
 
     def __init__(
         self,
@@ -110,6 +116,10 @@ class TalkableRefundOperator(BaseOperator):
         rows = self._rows()
         is_list = isinstance(rows, list)
         refunds = [self._refund(row, hook, keep=is_list) for row in (rows if is_list else [rows])]
+        self._sites = list(dict.fromkeys(one.site_slug for one in refunds if isinstance(one, Refund)))
+        if self._sites:
+            TalkableSiteLink().push(context, self._sites[0])
+            self._base_url = hook.get_conn().config.base_url
         batch = _Batch(refunds, EarlierTries(context, redact_people=self.redact_people))
         try:
             batch.send(hook, fetch_referral=self.fetch_referral)
@@ -121,6 +131,12 @@ class TalkableRefundOperator(BaseOperator):
             context["ti"].xcom_push(key="results", value=pushed)
         report("refunds", results, self.fail_on)
         return pushed
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:  # noqa: ARG002
+        """What OpenLineage is told, of a failed task too: the sites whose refunds were sent."""
+        from airflow_provider_talkable import lineage
+
+        return lineage.of_refunds(self._base_url, self._sites)
 
     def _rows(self) -> Any:
         """The one row or the list of rows, checked to be one of the two."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnValue, conf
 
+from airflow_provider_talkable.links.talkable import TalkableSiteLink
 from airflow_provider_talkable.operators._rendered import as_list_or_one
 from airflow_provider_talkable.protocol.errors import (
     InvalidRefund,
@@ -56,6 +57,7 @@ class TalkableReferralSensor(BaseSensorOperator):
 
     template_fields: Sequence[str] = ("person", "origin_id", "statuses", "site_slug", "talkable_conn_id")
     ui_color = "#e9f5ef"
+    operator_extra_links = (TalkableSiteLink(),)
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class TalkableReferralSensor(BaseSensorOperator):
 
     def execute(self, context: Context) -> Any:
         """Look once, then wait: here, or in a trigger."""
+        TalkableSiteLink().push(context, self._hook().site_slug)
         if not self.deferrable:
             return super().execute(context)
         return self.look_again(context, deadline=time.time() + self.timeout)

@@ -114,6 +114,14 @@ class Ledger:
 
         return self._own.patiently(read)
 
+    @property
+    def query(self) -> str:
+        """The statement, in the database's own SQL, that selects what this task has written in this run."""
+        columns = self._table.columns
+        of_this_task = (columns[name] == self._task_run[name] for name in _TASK)
+        statement = select(self._table).where(*of_this_task).order_by(columns.entry_id)
+        return str(statement.compile(self._engine, compile_kwargs={"literal_binds": True}))
+
     def hurry(self) -> None:
         """There is no time left to wait for a database that is gone."""
         self._own.stopping = True

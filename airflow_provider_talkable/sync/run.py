@@ -12,7 +12,12 @@ from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.errands import RefundErrand
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
-from airflow_provider_talkable.protocol.errors import LedgerError, TalkableError, printable
+from airflow_provider_talkable.protocol.errors import (
+    LedgerError,
+    TalkableError,
+    TalkableRejected,
+    printable,
+)
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.refund import Refund
@@ -105,6 +110,12 @@ class RefundSync:
         self._not_handed_over: list[Row] = []
         self._unrecorded: list[Values] = []
 
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds after which a throttled site is worth asking again; ``None`` if none was to the end."""
+        pauses = [error.retry_after or 0 for error in self._sender.client.exhausted_sites.values()]
+        return max(pauses, default=None)
+
     def stop(self, reason: str) -> None:
         """Ask the run to end; may be called from a signal handler.
 
@@ -167,7 +178,7 @@ class RefundSync:
             log.error("The sync stops: %s", reason.args[0])
             self._begin_to_end(reason)
         elif self._rules.pause_when_throttled and (exhausted := self._sender.client.exhausted_sites):
-            self.paused_site = exhausted[0]
+            self.paused_site = next(iter(exhausted))
             self._is_read = True
             self._decided.clear()
             self._sender.stop(TalkableError("the run pauses while Talkable throttles"))
@@ -308,7 +319,7 @@ class _Streak:
             self._message, self._length = None, 0
         if self._message is not None and self._length >= self._abort_after:
             words = without_people(self._message)
-            return TalkableError(
+            return TalkableRejected(
                 f"{self._length} refunds in a row were rejected with the same words ({words}); "
                 "mend that, then run it again with resend={'rejected'}"
             )

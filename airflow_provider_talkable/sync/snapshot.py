@@ -28,6 +28,7 @@ ON CONFLICT (site_slug, refund_key) DO UPDATE SET
     copies = copies + 1,
     differs = differs OR (origin_slug, refunded_at, refund_subtotal, message) IS NOT
         (excluded.origin_slug, excluded.refunded_at, excluded.refund_subtotal, excluded.message)"""
+_COUNT = "SELECT count(*), coalesce(sum(copies), 0), json_group_array(DISTINCT site_slug) FROM rows"
 # As one text: Python gives other threads a turn with each row that SQLite returns, and gets its own back
 # only after milliseconds when they are busy sending.
 _READ = """
@@ -56,6 +57,8 @@ class Snapshot:
         """How many rows the query gave."""
         self.refunds = 0
         """How many different refunds they are."""
+        self.sites: list[str] = []
+        """The sites they are of."""
 
     def __enter__(self) -> Snapshot:
         return self
@@ -72,8 +75,8 @@ class Snapshot:
             self._database.execute("BEGIN")
             self._database.executemany(_ADD, map(_written, rows))
             self._database.execute("COMMIT")
-            query = "SELECT count(*), coalesce(sum(copies), 0) FROM rows"
-            [(self.refunds, self.rows)] = self._database.execute(query)
+            [(self.refunds, self.rows, sites)] = self._database.execute(_COUNT)
+            self.sites = sorted(filter(None, json.loads(sites)))
 
     def take(self, count: int) -> list[Row]:
         """The next rows, at most ``count``; none when all were taken."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import Asset, conf
 
+from airflow_provider_talkable.links.talkable import TalkableLedgerLink, TalkableSiteLink
 from airflow_provider_talkable.operators._rendered import as_list_or_one
 from airflow_provider_talkable.operators._warehouse import WarehouseOperator
 from airflow_provider_talkable.operators.refund import LOSSES
@@ -23,6 +24,7 @@ from airflow_provider_talkable.protocol.outcomes import Outcome
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_talkable.sync.run import RefundSync, Rules
     from airflow_provider_talkable.sync.summary import Summary
@@ -89,7 +91,11 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
 
     template_fields: Sequence[str] = (*WarehouseOperator.template_fields, "resend", "preview")
 
+    operator_extra_links = (TalkableSiteLink(), TalkableLedgerLink())
+
     _sync: RefundSync | None = None
+    _base_url = ""
+    _sites: Sequence[str] = ()
     _is_killed = False
 
     def __init__(
@@ -138,6 +144,15 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         if self._sync:
             self._sync.stop("the task was stopped from outside")
 
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:  # noqa: ARG002
+        """What OpenLineage is told, of a failed task too: the query's tables, the sites, the summary."""
+        from airflow_provider_talkable import lineage
+
+        summary = self._sync.summary if self._sync else None
+        return lineage.of_sync(
+            self._base_url, self._sites, sql=self.sql, sql_conn_id=self.sql_conn_id, summary=summary
+        )
+
     def _run(self, context: Context, *, writer: str | None = None, **carried: Any) -> dict[str, Any]:
         from airflow_provider_talkable.sync.preview import preview
         from airflow_provider_talkable.sync.query import rows_of
@@ -149,13 +164,17 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         hook = self._hook()
         # Whatever is wrong with the connections shows before the warehouse is asked for rows.
         config = hook.get_conn().config
+        TalkableSiteLink().push(context, hook.site_slug)
         with ExitStack() as opened:
             warehouse, ledgers = self._databases(opened)
             ledger = self._ledger(ledgers, context, writer)
             ledger.open(create=not is_preview)
+            if not is_preview:
+                TalkableLedgerLink().push(context, ledger.query)
             snapshot = opened.enter_context(Snapshot())
             snapshot.fill(rows_of(warehouse, self.sql, self.parameters or None, site_slug=hook.site_slug))
             log.info("The query returned %d rows, %d refunds", snapshot.rows, snapshot.refunds)
+            self._base_url, self._sites = config.base_url, snapshot.sites
             if is_preview:
                 return self._tell(context, preview(snapshot, ledger, rules.resend))
             self._sync = RefundSync(
@@ -183,7 +202,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             raise stopped
         if sync.paused_site:
             self._defer(sync, writer)
-        self._judge(sync.summary)
+        self._judge(sync.summary, sync.retry_after)
         for outlet in self.outlets:
             if isinstance(outlet, Asset):
                 context["outlet_events"][outlet].extra = summary
@@ -227,16 +246,18 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             log.info("%s", line)
         return pushed
 
-    def _judge(self, summary: Summary) -> None:
+    def _judge(self, summary: Summary, retry_after: float | None) -> None:
         failures = {name: count for name, count in summary.outcomes.items() if name in self.fail_on}
         failed, tried = sum(failures.values()), summary.outcomes.total()
         if failed and failed / tried > self.max_failure_ratio:
             kind = _ERRORS.get(next(iter(failures)), TalkableError) if len(failures) == 1 else TalkableError
             told = ", ".join(f"{count} {name}" for name, count in failures.items())
-            raise kind(
+            error = kind(
                 f"{failed} of {tried} refunds failed ({told}), more than max_failure_ratio="
                 f"{self.max_failure_ratio:g} allows; the ledger {self.ledger_table} has the reason of each"
             )
+            error.retry_after = retry_after
+            raise error
 
 
 def _boolean(field: str, value: bool | str) -> bool:

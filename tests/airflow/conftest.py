@@ -50,6 +50,9 @@ class Airflow:
             "AIRFLOW__CORE__DAGS_FOLDER": str(folder),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "DEBUG",
+            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
+                {"type": "file", "log_file_path": str(self.home / "lineage.jsonl"), "append": True}
+            ),
             "AIRFLOW_CONN_SHOP_WAREHOUSE": json.dumps(
                 {"conn_type": "sqlite", "host": str(self.home / "warehouse.sqlite")}
             ),
@@ -68,6 +71,11 @@ class Airflow:
             check=False,
         )
         return done.stdout + done.stderr
+
+    def lineage(self, task_id: str) -> list[dict[str, Any]]:
+        """The events of a task that Airflow's listener has told OpenLineage, oldest first."""
+        events = map(json.loads, (self.home / "lineage.jsonl").read_text().splitlines())
+        return [event for event in events if event["job"]["name"].endswith(f".{task_id}")]
 
     def metadata(self, query: str) -> list[Any]:
         with closing(sqlite3.connect(self.home / "airflow.db")) as database:

@@ -97,6 +97,14 @@ def test_the_daily_sync_sends_what_is_new(airflow: Airflow) -> None:
     [summary] = airflow.xcom("sync_refunds", "return_value")
     assert (summary["rows"], summary["sent"], summary["rewarded"]) == (4, 4, 1)
     assert "Too late, the advocate had been rewarded: 1 of 3 referred orders" in log
+    [link] = airflow.xcom("sync_refunds", "_link_TalkableSiteLink")
+    assert link == "https://admin.talkable.com/sites/my-store"
+    [query] = airflow.xcom("sync_refunds", "ledger_query")
+    with closing(airflow.warehouse) as warehouse:
+        assert len(warehouse.execute(query).fetchall()) == 8
+    [told] = [event for event in airflow.lineage("sync_refunds") if event["eventType"] == "COMPLETE"]
+    assert [output["name"] for output in told["outputs"]] == ["my-store.refunds"]
+    assert told["run"]["facets"]["talkable_refunds"]["rewarded"] == 1
     if IS_AIRFLOW_3:  # Before, `airflow dags test` leaves events out.
         [(extra,)] = airflow.metadata("SELECT extra FROM asset_event")
         assert json.loads(extra) == summary
@@ -107,6 +115,15 @@ def test_the_daily_sync_sends_what_is_new(airflow: Airflow) -> None:
     summaries = airflow.xcom("sync_refunds", "return_value")
     assert sorted((s["rows"], s["skipped"], s["sent"]) for s in summaries) == [(4, 0, 4), (4, 4, 0)]
     assert len(airflow.sandbox.requests) == 4
+
+
+def test_after_a_sync_what_it_left_open_is_found(airflow: Airflow) -> None:
+    airflow.run("example_talkable_sync")
+    log = airflow.run("example_talkable_after_sync")
+    assert airflow.states()["reconcile"] == {"failed"}, log[-3000:]
+    [summary] = airflow.xcom("reconcile", "summary")
+    assert [(found["kind"], found["origin_slug"]) for found in summary["shown"]] == [("rewarded", "C")]
+    assert_key_is_nowhere(airflow, log)
 
 
 def test_each_site_is_synced_in_a_task_of_its_own(airflow: Airflow) -> None:

@@ -62,7 +62,10 @@ def test_every_module_it_names_is_there() -> None:
                 import_module(module)
     for transfer in info["transfers"]:
         import_module(transfer["python-module"])
-    for function in info["cli"]:
+    [asset] = info["asset-uris"]
+    assert info["dataset-uris"] == [asset]
+    handlers = (asset[name] for name in ("handler", "factory", "to_openlineage_converter"))
+    for function in (*info["cli"], *info["extra-links"], *handlers):
         module, _, name = function.rpartition(".")
         assert callable(getattr(import_module(module), name))
 

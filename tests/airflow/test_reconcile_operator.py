@@ -16,23 +16,12 @@ from airflow_provider_talkable import InvalidRefund, LedgerError, TalkableAuthEr
 from airflow_provider_talkable.operators.reconcile import TalkableRefundReconcileOperator
 from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
+from tests.airflow.task import TaskInstance
 from tests.conftest import Sandboxes
 
 Connect = Callable[..., str]
 SQL = "SELECT order_number, email, currency FROM refunds"
 LATE = {"status": "approved", "ad_rewarded": True}
-
-
-class TaskInstance:
-    """What the operator uses of a task instance."""
-
-    dag_id, run_id, task_id, map_index, try_number = "shop", "manual__1", "reconcile", -1, 1
-
-    def __init__(self) -> None:
-        self.xcom: dict[str, Any] = {}
-
-    def xcom_push(self, key: str, value: Any) -> None:
-        self.xcom[key] = json.loads(json.dumps(value))
 
 
 class Shop:
@@ -65,14 +54,15 @@ class Shop:
         sql = "SELECT order_number FROM refunds"
         dag = DAG("shop", schedule=None)
         fields: Any = {"sql_conn_id": "warehouse", "initial_rate": None, "fetch_referral": True}
-        self.run(SqlToTalkableRefundOperator(task_id="sync", dag=dag, sql=sql, **fields), TaskInstance())
+        sync = SqlToTalkableRefundOperator(task_id="sync", dag=dag, sql=sql, **fields)
+        self.run(sync, TaskInstance("sync"))
 
     def reconcile(self, *, ti: TaskInstance | None = None, params: Any = None, **fields: Any) -> Any:
         fields = {"sql": SQL, "sql_conn_id": "warehouse", "initial_rate": None, **fields}
         operator = TalkableRefundReconcileOperator(
             task_id="reconcile", dag=DAG("shop", schedule=None), **fields
         )
-        return self.run(operator, ti or TaskInstance(), params)
+        return self.run(operator, ti or TaskInstance("reconcile"), params)
 
     def report(self, table: str = "talkable_refund_discrepancies") -> list[Any]:
         return self.execute(f'SELECT kind, origin_slug, reward FROM "{table}" ORDER BY origin_slug')
@@ -88,7 +78,7 @@ def shop(tmp_path: Path, sandboxes: Sandboxes, connect: Connect, monkeypatch: py
 
 
 def test_the_summary_is_returned_and_pushed(shop: Shop) -> None:
-    ti = TaskInstance()
+    ti = TaskInstance("reconcile")
     summary = shop.reconcile(ti=ti, ask_talkable=True, max_discrepancies=2, max_rewards=10)
     assert ti.xcom == {"summary": summary}
     counts = {kind: count for kind, count in summary["discrepancies"].items() if count}
@@ -97,7 +87,7 @@ def test_the_summary_is_returned_and_pushed(shop: Shop) -> None:
 
 
 def test_too_many_rows_fail_it_and_all_is_told(shop: Shop) -> None:
-    ti = TaskInstance()
+    ti = TaskInstance("reconcile")
     with pytest.raises(TalkableError, match=r"2 discrepancies among 3 refunds \(.*max_discrepancies=0"):
         shop.reconcile(ti=ti)
     assert ti.xcom["summary"]["discrepancies"]["missing"] == 1
@@ -123,7 +113,7 @@ def test_without_talkable_nothing_is_asked_and_no_address_needed(shop: Shop) -> 
 
 def test_a_question_without_an_answer_fails_it_after_the_report(shop: Shop, connect: Connect) -> None:
     connect(shop.sandbox, key="wrong")
-    ti = TaskInstance()
+    ti = TaskInstance("reconcile")
     with pytest.raises(TalkableAuthError, match="Talkable refused the API key"):
         shop.reconcile(ti=ti, ask_talkable=True, max_discrepancies=2)
     assert (ti.xcom["summary"]["asked"], ti.xcom["summary"]["unanswered"]) == (2, 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -18,24 +17,15 @@ from airflow_provider_talkable import (
 )
 from airflow_provider_talkable.operators.referral import TalkableReferralOperator
 from airflow_provider_talkable.sandbox import Canned, Sandbox
+from tests.airflow.task import TaskInstance
 from tests.conftest import Sandboxes
 
 Connect = Callable[..., str]
 
 
-class TaskInstance:
-    """What the operator uses of a task instance."""
-
-    def __init__(self) -> None:
-        self.xcom: dict[str, Any] = {}
-
-    def xcom_push(self, key: str, value: Any) -> None:
-        self.xcom[key] = json.loads(json.dumps(value))
-
-
 def run(*, ti: TaskInstance | None = None, params: Any = None, **fields: Any) -> Any:
     operator = TalkableReferralOperator(task_id="settle", dag=DAG("shop", schedule=None), **fields)
-    context: Any = {"ti": ti or TaskInstance(), "params": params or {}}
+    context: Any = {"ti": ti or TaskInstance("settle"), "params": params or {}}
     operator.render_template_fields(context)
     return operator.execute(context)
 
@@ -61,7 +51,7 @@ def status(sandbox: Sandbox, slug: str) -> str:
 
 
 def test_one_slug_gives_one_result(shop: Sandbox) -> None:
-    ti = TaskInstance()
+    ti = TaskInstance("settle")
     result = run(origin_slug="A", status="voided", ti=ti)
     assert list(result) == ["origin_slug", "outcome", "referral", "error_message"]
     assert (result["outcome"], result["referral"]["status"]) == ("updated", "voided")
@@ -70,7 +60,7 @@ def test_one_slug_gives_one_result(shop: Sandbox) -> None:
 
 
 def test_a_list_gives_a_list_and_all_of_it_is_tried(shop: Sandbox) -> None:
-    ti = TaskInstance()
+    ti = TaskInstance("settle")
     with pytest.raises(
         TalkableError, match=r"3 of 7 referrals failed \(1 not_found, 1 invalid, 1 conflict\)"
     ):
@@ -118,7 +108,7 @@ def test_a_status_that_is_none_is_refused_before_anything_is_sent(shop: Sandbox,
 
 def test_a_refused_key_stops_the_rest(shop: Sandbox, connect: Connect) -> None:
     connect(shop, key="wrong")
-    ti = TaskInstance()
+    ti = TaskInstance("settle")
     with pytest.raises(TalkableAuthError):
         run(origin_slug=[str(number) for number in range(100)], status="voided", ti=ti)
     assert {result["outcome"] for result in ti.xcom["results"]} == {"aborted"}
@@ -126,11 +116,11 @@ def test_a_refused_key_stops_the_rest(shop: Sandbox, connect: Connect) -> None:
 
 
 def test_people_can_be_left_out(shop: Sandbox) -> None:
-    ti = TaskInstance()
+    ti = TaskInstance("settle")
     result = run(origin_slug="A", status="voided", redact_people=True, ti=ti)
     assert result["referral"]["friend_person"] == {"id": result["referral"]["friend_person"]["id"]}
     shop.dials.next(Canned(422, b'{"ok": false, "error_message": "not for jane@example.com"}'))
-    ti = TaskInstance()
+    ti = TaskInstance("settle")
     with pytest.raises(TalkableError):
         run(origin_slug=["A"], status="voided", redact_people=True, ti=ti)
     assert ti.xcom["results"][0]["error_message"] == "not for [redacted]"

@@ -19,6 +19,7 @@ from airflow_provider_talkable import (
 from airflow_provider_talkable.sandbox import Canned, Sandbox
 from airflow_provider_talkable.sensors.referral import TalkableReferralSensor
 from airflow_provider_talkable.triggers.referral import TalkableReferralTrigger
+from tests.airflow.task import TaskInstance
 from tests.conftest import Sandboxes
 from tests.shop import once_requested
 
@@ -44,6 +45,10 @@ def settle(sandbox: Sandbox, slug: str, status: str) -> None:
     sandbox.talkable.update_referral("my-store", slug, {"status": status})
 
 
+def context() -> Any:
+    return {"ti": TaskInstance("wait")}
+
+
 def sensor(**fields: Any) -> Any:
     fields = {"person": JANE, "poke_interval": 0.05, "timeout": 20, "deferrable": False, **fields}
     made = TalkableReferralSensor(task_id="wait", dag=DAG("shop", schedule=None), **fields)
@@ -53,7 +58,7 @@ def sensor(**fields: Any) -> Any:
 
 def test_it_waits_until_the_referral_is_settled(shop: Sandbox) -> None:
     once_requested(shop, 3, lambda: settle(shop, "A", "voided"))
-    referral = sensor().execute({})
+    referral = sensor().execute(context())
     assert (referral["status"], referral["friend_person"]["email"]) == ("voided", JANE)
     assert len(shop.requests) >= 3
 
@@ -61,7 +66,7 @@ def test_it_waits_until_the_referral_is_settled(shop: Sandbox) -> None:
 def test_what_is_settled_is_not_waited_for(shop: Sandbox) -> None:
     settle(shop, "A", "approved")
     for deferrable in (False, True):
-        assert sensor(deferrable=deferrable).execute({})["status"] == "approved"
+        assert sensor(deferrable=deferrable).execute(context())["status"] == "approved"
     assert len(shop.requests) == 2
 
 
@@ -80,7 +85,7 @@ def test_what_may_pass_is_waited_for(shop: Sandbox, answer: Canned) -> None:
     settle(shop, "A", "voided")
     shop.dials.next(answer, answer)
     started = time.monotonic()
-    assert sensor().execute({})["status"] == "voided"
+    assert sensor().execute(context())["status"] == "voided"
     shop.dials.next(answer, answer)
     assert fire(trigger()) == {"site_slug": "my-store"}
     assert len(shop.requests) == 6
@@ -90,7 +95,7 @@ def test_what_may_pass_is_waited_for(shop: Sandbox, answer: Canned) -> None:
 def test_a_refused_key_ends_it(shop: Sandbox, connect: Connect) -> None:
     connect(shop, key="wrong")
     with pytest.raises(TalkableAuthError):
-        sensor().execute({})
+        sensor().execute(context())
     assert fire(trigger()) == {"site_slug": "my-store"}
     with pytest.raises(TalkableAuthError):
         sensor(deferrable=True).look_again({}, {"site_slug": "my-store"}, deadline=time.time())
@@ -99,24 +104,24 @@ def test_a_refused_key_ends_it(shop: Sandbox, connect: Connect) -> None:
 def test_the_other_final_status_ends_it(shop: Sandbox) -> None:
     settle(shop, "A", "approved")
     with pytest.raises(TalkableReferralFinal, match="is approved, which is final.*become voided"):
-        sensor(statuses=["voided"]).execute({})
+        sensor(statuses=["voided"]).execute(context())
 
 
 def test_its_own_timeout_ends_it(shop: Sandbox) -> None:
     with pytest.raises(AirflowSensorTimeout):
-        sensor(timeout=0.2).execute({})
+        sensor(timeout=0.2).execute(context())
 
 
 def test_one_of_several_referrals(shop: Sandbox) -> None:
     settle(shop, "A", "approved")
     other = order(shop, "B")
     with pytest.raises(InvalidRefund, match=f"origin_id=None: the friend has several.*, {other}"):
-        sensor().execute({})
+        sensor().execute(context())
     settle(shop, "B", "voided")
-    assert sensor(origin_id=other).execute({})["status"] == "voided"
-    assert sensor(origin_id=f" {other} ").execute({})["status"] == "voided"
+    assert sensor(origin_id=other).execute(context())["status"] == "voided"
+    assert sensor(origin_id=f" {other} ").execute(context())["status"] == "voided"
     with pytest.raises(AirflowSensorTimeout):
-        sensor(origin_id=999_999, timeout=0.1).execute({})
+        sensor(origin_id=999_999, timeout=0.1).execute(context())
 
 
 @pytest.mark.parametrize(
@@ -139,7 +144,7 @@ def test_one_of_several_referrals(shop: Sandbox) -> None:
 def test_bad_input_is_named_before_anything_is_sent(shop: Sandbox, fields: Any, deferrable: bool) -> None:
     [name] = fields
     with pytest.raises(InvalidRefund, match=f"^{'status' if name == 'statuses' else name}"):
-        sensor(deferrable=deferrable, **fields).execute({})
+        sensor(deferrable=deferrable, **fields).execute(context())
     assert not shop.requests
 
 
@@ -148,13 +153,13 @@ def test_templates(shop: Sandbox) -> None:
         "person", "origin_id", "statuses", "site_slug", "talkable_conn_id",
     }  # fmt: skip
     settle(shop, "A", "voided")
-    waited = sensor(person="{{ params.person }}", statuses="{{ params.statuses }}").execute({})
+    waited = sensor(person="{{ params.person }}", statuses="{{ params.statuses }}").execute(context())
     assert waited["status"] == "voided"
 
 
 def test_people_can_be_left_out(shop: Sandbox) -> None:
     settle(shop, "A", "voided")
-    assert JANE not in str(sensor(redact_people=True).execute({}))
+    assert JANE not in str(sensor(redact_people=True).execute(context()))
 
 
 def trigger(poll_interval: float = 0.05, **fields: Any) -> TalkableReferralTrigger:
@@ -172,7 +177,7 @@ def fire(waiting: Any) -> Any:
 def test_it_defers_and_goes_on(shop: Sandbox) -> None:
     waiting = sensor(deferrable=True, poke_interval=0.05, timeout=1000)
     with pytest.raises(TaskDeferred) as deferred:
-        waiting.execute({})
+        waiting.execute(context())
     assert deferred.value.method_name == "look_again"
     assert deferred.value.timeout is not None
     assert timedelta(seconds=990) < deferred.value.timeout <= timedelta(seconds=1000)

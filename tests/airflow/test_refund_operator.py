@@ -24,20 +24,10 @@ from airflow_provider_talkable import (
 from airflow_provider_talkable.operators.refund import LOSSES, TalkableRefundOperator
 from airflow_provider_talkable.sandbox import Canned, Reset, Sandbox, Truncated
 from airflow_provider_talkable.sandbox.talkable import Generation
+from tests.airflow.task import TaskInstance
 from tests.conftest import KEY, Sandboxes
 
 Connect = Callable[..., str]
-
-
-class Try:
-    """One try of a task: the part of a task instance that the operator uses."""
-
-    def __init__(self, number: int = 1) -> None:
-        self.try_number = number
-        self.xcom: dict[str, Any] = {}
-
-    def xcom_push(self, key: str, value: Any) -> None:
-        self.xcom[key] = json.loads(json.dumps(value))
 
 
 class Store(dict[str, Any]):
@@ -52,7 +42,7 @@ class Store(dict[str, Any]):
 
 def run(
     *,
-    ti: Try | None = None,
+    ti: TaskInstance | None = None,
     store: Store | None = None,
     native: bool = False,
     params: Any = None,
@@ -60,7 +50,7 @@ def run(
 ) -> Any:
     dag = DAG("refunds", schedule=None, render_template_as_native_obj=native)
     operator = TalkableRefundOperator(task_id="refund", dag=dag, **fields)
-    context: Any = {"ti": ti or Try(), "params": params or {}}
+    context: Any = {"ti": ti or TaskInstance("refund"), "params": params or {}}
     if store is not None:
         context["task_state_store"] = store
     operator.render_template_fields(context)
@@ -100,7 +90,7 @@ def test_the_documents_example(sandboxes: Sandboxes, connect: Connect) -> None:
         {"order_number": "B00K2EOONI", "referral": {"id": 233, "status": "approved", "ad_rewarded": True}},
     )
     connect(sandbox)
-    ti = Try()
+    ti = TaskInstance("refund")
     result = run(origin_slug="B00K2EOONI", ti=ti)
     assert (result["referral"]["id"], result["referral"]["status"]) == (233, "approved")
     assert ti.xcom["results"] == result
@@ -236,7 +226,7 @@ def test_contradictions_are_refused_before_a_request(
 
 
 def test_all_of_a_list_is_tried_before_the_task_fails(shop: Sandbox) -> None:
-    ti = Try()
+    ti = TaskInstance("refund")
     with pytest.raises(TalkableError, match=r"2 of 5 refunds failed \(1 not_found, 1 invalid\)"):
         run(origin_slug=["unknown", float("nan"), "A", "E", "B"], ti=ti)
     assert outcomes(ti.xcom["results"]) == [
@@ -246,7 +236,7 @@ def test_all_of_a_list_is_tried_before_the_task_fails(shop: Sandbox) -> None:
 
 
 def test_an_empty_list_succeeds_without_a_connection() -> None:
-    ti = Try()
+    ti = TaskInstance("refund")
     assert run(origin_slug=[], ti=ti, talkable_conn_id="none") == []
     assert ti.xcom["results"] == []
 
@@ -314,7 +304,7 @@ def test_by_default_what_lost_something_fails() -> None:
 
 def test_a_refused_key_stops_the_run(shop: Sandbox, connect: Connect) -> None:
     connect(shop, key="wrong")
-    ti = Try()
+    ti = TaskInstance("refund")
     with pytest.raises(TalkableAuthError, match="3 of 3 refunds failed"):
         run(origin_slug=["A", "B", "C"], ti=ti)
     assert outcomes(ti.xcom["results"]) == ["aborted"] * 3
@@ -342,7 +332,7 @@ def test_a_hostile_slug_or_answer_forges_no_log_line(shop: Sandbox, logged: Call
 
 
 def test_redact_people_leaves_them_out_of_xcom_and_of_the_store(shop: Sandbox) -> None:
-    ti, store = Try(), Store()
+    ti, store = TaskInstance("refund"), Store()
     run(origin_slug=["A"], ti=ti, store=store, redact_people=True)
     for kept in (json.dumps(ti.xcom), json.dumps(store)):
         assert "@example.com" not in kept
@@ -364,7 +354,7 @@ def test_what_was_learned_is_kept_when_the_task_is_stopped(
             if len(self) == 3 and value == "submitted":
                 raise Stopped
 
-    ti = Try()
+    ti = TaskInstance("refund")
     rows = [{"origin_slug": slug, "refund_subtotal": 5} for slug in "ABCD"]
     with pytest.raises(Stopped):
         run(refunds=rows, ti=ti, store=StopsAtThird())
@@ -382,7 +372,7 @@ class TestRetries:
             run(origin_slug=slugs, store=store)
         shop.talkable.create_purchase("my-store", {"order_number": "late"})
         shop.requests.clear()
-        ti = Try(2)
+        ti = TaskInstance("refund", 2)
         results = run(origin_slug=slugs, store=store, ti=ti)
         assert sent(shop) == ["late"]
         assert outcomes(results) == ["refunded", "refunded", "already_refunded", "refunded"]
@@ -395,7 +385,7 @@ class TestRetries:
         shop.dials.next(Reset(acted=True))
         row = {"origin_slug": "A", "refund_subtotal": 30}
         for number in (1, 2, 3):
-            ti = Try(number)
+            ti = TaskInstance("refund", number)
             with pytest.raises(TalkableConnectionError):
                 run(refunds=row, store=store, ti=ti)
             assert ti.xcom["results"]["outcome"] == "unconfirmed"
@@ -420,7 +410,7 @@ class TestRetries:
             TalkableConnectionError,
             match="An earlier try of this task may have sent it; Talkable may have taken",
         ):
-            run(refunds=row, store=store, ti=Try(2))
+            run(refunds=row, store=store, ti=TaskInstance("refund", 2))
         assert sent(shop) == ["A"]
 
     def test_a_partial_refund_that_was_certainly_not_taken_is_sent_again(self, shop: Sandbox) -> None:
@@ -429,11 +419,11 @@ class TestRetries:
         shop.dials.next(Canned(422, b"{}"))
         with pytest.raises(TalkableRejected):
             run(refunds=row, store=store)
-        assert run(refunds=row, store=store, ti=Try(2))["outcome"] == "refunded"
+        assert run(refunds=row, store=store, ti=TaskInstance("refund", 2))["outcome"] == "refunded"
 
     def test_before_airflow_3_3_a_full_refund_is_sent_again_harmlessly(self, shop: Sandbox) -> None:
         run(origin_slug="A")
-        assert run(origin_slug="A", ti=Try(2))["outcome"] == "already_refunded"
+        assert run(origin_slug="A", ti=TaskInstance("refund", 2))["outcome"] == "already_refunded"
 
     def test_a_first_try_asks_no_memory(self, shop: Sandbox) -> None:
         run(origin_slug="A", store=Store())
@@ -445,7 +435,7 @@ def test_the_key_is_in_no_log_no_xcom_and_no_rendered_field(
     shop: Sandbox, logged: Callable[[], str], fault: Any
 ) -> None:
     shop.dials.next(fault)
-    ti, store = Try(), Store()
+    ti, store = TaskInstance("refund"), Store()
     raised = ""
     try:
         run(refunds=[{"origin_slug": "A", "refund_subtotal": 5}], ti=ti, store=store)

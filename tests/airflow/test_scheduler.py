@@ -7,21 +7,26 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from airflow import __version__
+from sqlalchemy import text
 from sqlalchemy.engine import URL, Engine
 
-from airflow_provider_talkable.sandbox import Dials
+from airflow_provider_talkable.sandbox import Canned, Dials
 from tests.airflow.conftest import Airflow
-from tests.airflow.deployment import Deployment
+from tests.airflow.deployment import IS_AIRFLOW_3, Deployment
 from tests.conftest import Sandboxes
 from tests.shop import wait_for_requests
 
+AIRFLOW = tuple(map(int, __version__.split(".")[:2]))
 SITES = ("ca", "de", "uk", "us")
 
 DAGS = """
 from datetime import timedelta
-from airflow.providers.common.compat.sdk import DAG
+from airflow.providers.common.compat.sdk import DAG, Asset
+from airflow_provider_talkable.operators.reconcile import TalkableRefundReconcileOperator
 from airflow_provider_talkable.sensors.referral import TalkableReferralSensor
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 
@@ -46,7 +51,36 @@ with DAG("deferred", schedule=None):
         deferrable=True,
         throttle_patience=2,
         max_in_flight=2,
+        outlets=[Asset("talkable://de/refunds")],
     )
+
+with DAG("after", schedule=[Asset("talkable://de/refunds")]):
+    TalkableRefundReconcileOperator(
+        task_id="reconcile",
+        sql_conn_id="shop",
+        sql="SELECT refund_key, order_number, refund_subtotal FROM refunds WHERE site = 'de'",
+        site_slug="de",
+        max_discrepancies=None,
+    )
+
+try:
+    from airflow_provider_talkable.policies.retry import TalkableRetryPolicy
+except ImportError:
+    pass
+else:
+    for conn_id in ("talkable_default", "refused"):
+        with DAG(conn_id, schedule=None):
+            SqlToTalkableRefundOperator(
+                **refunds,
+                talkable_conn_id=conn_id,
+                parameters={"site": "de"},
+                site_slug="de",
+                throttle_patience=0,
+                max_in_flight=1,
+                retries=2,
+                retry_delay=timedelta(hours=1),
+                retry_policy=TalkableRetryPolicy(),
+            )
 
 with DAG("waiting", schedule=None):
     TalkableReferralSensor(
@@ -98,7 +132,11 @@ def deployment(
     }
     variables = {
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        # On a busy machine the API server's first answer may take longer than a task waits for it.
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW_CONN_SHOP": json.dumps(connection_to_shop),
+        "AIRFLOW_CONN_REFUSED": f"talkable://http://:wrong@{sandbox.url.removeprefix('http://')}/",
         # How soon another triggerer takes over from one that is gone.
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
@@ -122,6 +160,45 @@ def test_four_sites_at_once(deployment: Deployment) -> None:
     for summary in deployment.summaries("sites"):
         assert (summary["rows"], summary["sent"]) == (200, 200)
         assert summary["outcomes"] == {"refunded": 180, "not_found": 20}
+    assert_lineage_is_told(deployment)
+    if IS_AIRFLOW_3:  # Airflow 2 has its links in pages only.
+        assert_links_lead_to_talkable_and_to_the_ledger(deployment)
+
+
+def assert_lineage_is_told(deployment: Deployment) -> None:
+    """The tables that were read, the sites that were written to, and the summary."""
+    deadline = time.monotonic() + 60
+    # A task tells it after it has ended.
+    while True:
+        ended = [event for event in deployment.airflow.lineage("sync") if event["eventType"] == "COMPLETE"]
+        if len(ended) == len(SITES):
+            break
+        assert time.monotonic() < deadline, ended
+        time.sleep(0.3)
+    host = deployment.airflow.sandbox.url.removeprefix("http://")
+    outputs = [[(output["namespace"], output["name"]) for output in event["outputs"]] for event in ended]
+    assert sorted(outputs) == [[(f"talkable://{host}", f"{site}.refunds")] for site in SITES]
+    for event in ended:
+        [read] = event["inputs"]
+        assert read["namespace"].startswith("postgres://")
+        assert read["name"].endswith(".public.refunds")
+        facet = event["run"]["facets"]["talkable_refunds"]
+        assert (facet["rows"], facet["sent"], facet["throttledRequests"]) == (200, 200, 0)
+        assert facet["outcomes"] == {"refunded": 180, "not_found": 20}
+
+
+def assert_links_lead_to_talkable_and_to_the_ledger(deployment: Deployment) -> None:
+    [(run_id,)] = deployment.query("SELECT run_id FROM dag_run WHERE dag_id = 'sites'")
+    run = f"sites/dagRuns/{quote(run_id)}"
+    links = deployment.get(f"/api/v2/dags/{run}/taskInstances/sync/links?map_index=2")["extra_links"]
+    ledger = f"/dags/sites/runs/{quote(run_id, safe='')}/tasks/sync/mapped/2/xcom"
+    assert links == {"Talkable": "https://admin.talkable.com/sites/uk", "Ledger query": ledger}
+    entry = deployment.get(f"/api/v2/dags/{run}/taskInstances/sync/xcomEntries/ledger_query?map_index=2")
+    with deployment.warehouse.connect() as connection:
+        # As it would be pasted into a client.
+        rows = connection.execute(text(entry["value"].replace(":", r"\:"))).mappings().all()
+    assert {row["site_slug"] for row in rows} == {"uk"}
+    assert len(rows) == 400
 
 
 def test_a_throttled_task_is_deferred_and_goes_on_where_the_ledger_says(deployment: Deployment) -> None:
@@ -146,6 +223,24 @@ def test_a_throttled_task_is_deferred_and_goes_on_where_the_ledger_says(deployme
     assert summary["requests"] == len(refunds)
     assert summary["throttled_requests"] == len(refunds) - 200
     assert "Site de is not throttled any more; going on" in deployment.logs()
+    # The asset that it updates starts what is scheduled on it.
+    deployment.wait_for({"success"}, dag_id="after")
+
+
+@pytest.mark.skipif(AIRFLOW < (3, 3), reason="Airflow has retry policies from 3.3 on")
+def test_a_retry_policy_spares_what_is_hopeless_and_waits_as_long_as_talkable_asks(
+    deployment: Deployment,
+) -> None:
+    deployment.airflow.sandbox.dials.next(Canned(429, headers={"Retry-After": "2"}))
+    deployment.command("dags", "trigger", "talkable_default")
+    # The task's own retry_delay is an hour.
+    deployment.wait_for({"success"}, dag_id="talkable_default")
+    [(tries,)] = deployment.query("SELECT try_number FROM task_instance WHERE dag_id = 'talkable_default'")
+    assert tries == 2
+    deployment.command("dags", "trigger", "refused")
+    deployment.wait_for({"failed"}, dag_id="refused")
+    [(tries,)] = deployment.query("SELECT try_number FROM task_instance WHERE dag_id = 'refused'")
+    assert tries == 1
 
 
 def test_a_task_that_is_failed_by_hand_records_what_was_on_the_wire(deployment: Deployment) -> None:

@@ -83,11 +83,15 @@ def run(airflow: Airflow, folder: Path, scheme: AuthScheme) -> str:
 
 
 def assert_the_key_is_nowhere(airflow: Airflow, log: str) -> None:
-    """Not in the log nor in anything that is kept: XComs, rendered fields, asset events, ledger, report."""
+    """Not in the log nor in anything that is kept: XComs, rendered fields, asset events, ledger, report,
+    lineage.
+    """
     # At DEBUG level `airflow dags test`, and nothing else in Airflow, writes down what it is to mask.
     found = {"log": "\n".join(line for line in log.splitlines() if "msg=MaskSecret(" not in line).encode()}
     found |= {str(path): path.read_bytes() for path in airflow.home.rglob("*") if path.is_file()}
-    assert {"airflow.db", "warehouse.sqlite"} <= {path.rpartition("/")[2] for path in found}
+    kept = {"airflow.db", "warehouse.sqlite", "lineage.jsonl"}
+    assert kept <= {path.rpartition("/")[2] for path in found}
+    assert {event["eventType"] for event in airflow.lineage("sync")} >= {"START"}
     for where, content in found.items():
         for form, text in FORMS.items():
             assert text.encode() not in content, f"the key is in {where}, {form}"

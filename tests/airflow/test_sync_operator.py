@@ -29,24 +29,12 @@ from airflow_provider_talkable.sandbox import Canned, Dials, Sandbox
 from airflow_provider_talkable.sandbox.talkable import Generation
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 from airflow_provider_talkable.triggers.throttle import TalkableThrottleTrigger
+from tests.airflow.task import TaskInstance
 from tests.conftest import KEY, Sandboxes
 from tests.shop import once_requested
 
 Connect = Callable[..., str]
 SQL = "SELECT * FROM refunds ORDER BY rowid"
-
-
-class TaskInstance:
-    """What the operator uses of a task instance."""
-
-    dag_id, run_id, task_id, map_index = "shop", "manual__1", "sync", -1
-
-    def __init__(self, try_number: int = 1) -> None:
-        self.try_number = try_number
-        self.xcom: dict[str, Any] = {}
-
-    def xcom_push(self, key: str, value: Any) -> None:
-        self.xcom[key] = json.loads(json.dumps(value))
 
 
 class OutletEvents(dict[Any, Any]):
@@ -81,7 +69,7 @@ class Shop:
         fields = {"sql": SQL, "sql_conn_id": "warehouse", "initial_rate": None} | fields
         operator = SqlToTalkableRefundOperator(task_id="sync", dag=dag, **fields)
         context: Any = {
-            "ti": ti or TaskInstance(),
+            "ti": ti or TaskInstance("sync"),
             "params": params or {},
             "outlet_events": OutletEvents(),
         }
@@ -112,10 +100,22 @@ def shop(tmp_path: Path, sandboxes: Sandboxes, connect: Connect, monkeypatch: py
 
 def test_the_summary_is_returned_and_pushed(shop: Shop) -> None:
     shop.refund(("x", "X"))
-    ti = TaskInstance()
+    ti = TaskInstance("sync")
     summary = shop.run(ti=ti, fail_on=())
     assert summary["outcomes"] == {"refunded": 3, "not_found": 1}
+    query = ti.xcom.pop("ledger_query")
     assert ti.xcom == {"summary": summary}
+    with closing(sqlite3.connect(shop.path)) as warehouse:
+        warehouse.row_factory = sqlite3.Row
+        entries = warehouse.execute(query).fetchall()
+    assert [entry["event"] for entry in entries[:4]] == ["submitted"] * 4
+    assert {entry["refund_key"]: entry["event"] for entry in entries} == shop.states()
+    assert ti.links == {
+        "TalkableSiteLink": "https://admin.talkable.com/sites/my-store",
+        "TalkableLedgerLink": "http://localhost:8080/dags/shop/grid?dag_run_id=manual__1&task_id=sync&tab=xcom"
+        if __version__ < "3"
+        else "/dags/shop/runs/manual__1/tasks/sync/xcom",
+    }
     assert shop.states() == {"a": "refunded", "b": "refunded", "c": "refunded", "x": "not_found"}
 
 
@@ -182,21 +182,21 @@ def test_postgres_as_airflow_connects_to_it(
 
 def test_too_many_failures_fail_the_task_after_everything_was_tried(shop: Shop) -> None:
     shop.refund(("x", "X"))
-    ti = TaskInstance()
+    ti = TaskInstance("sync")
     with pytest.raises(
         TalkableOriginNotFound,
         match=r"1 of 4 refunds failed \(1 not_found\), more than max_failure_ratio=0.2 allows",
     ):
         shop.run(ti=ti, max_failure_ratio=0.2)
     assert ti.xcom["summary"]["outcomes"] == {"refunded": 3, "not_found": 1}
-    shop.run(ti=TaskInstance(), max_failure_ratio=0.25)
+    shop.run(ti=TaskInstance("sync"), max_failure_ratio=0.25)
 
 
 def test_a_retry_does_not_turn_a_failure_into_a_success(shop: Shop) -> None:
     shop.refund(("x", "X"))
     for try_number in (1, 2):
         with pytest.raises(TalkableOriginNotFound):
-            shop.run(ti=TaskInstance(try_number))
+            shop.run(ti=TaskInstance("sync", try_number))
     assert len(shop.sandbox.requests) == 4
 
 
@@ -209,7 +209,7 @@ def test_failures_of_several_kinds_are_a_plain_error(shop: Shop) -> None:
 
 def test_a_refused_key_fails_the_task_as_such(shop: Shop, connect: Connect) -> None:
     connect(shop.sandbox, key="wrong")
-    ti = TaskInstance()
+    ti = TaskInstance("sync")
     with pytest.raises(TalkableAuthError, match="Talkable refused the API key"):
         shop.run(ti=ti)
     assert ti.xcom["summary"]["stopped"].startswith("Talkable refused the API key")
@@ -350,7 +350,7 @@ def test_a_throttled_task_defers_and_goes_on_with_the_same_summary(shop: Shop) -
     operator, context = shop.operator(**fields)
     with pytest.raises(TaskDeferred) as deferred:
         operator.execute(context)
-    assert context["ti"].xcom == {}
+    assert context["ti"].xcom.keys() == {"ledger_query"}
     assert isinstance(deferred.value.trigger, TalkableThrottleTrigger)
     assert deferred.value.trigger.serialize()[1] == {
         "talkable_conn_id": "talkable_default",
@@ -383,7 +383,7 @@ def test_without_deferral_the_patience_ends_in_failures(shop: Shop) -> None:
 def test_no_people_are_in_the_summary_or_the_ledger(shop: Shop) -> None:
     said = b'{"ok": false, "error_message": "no refund for jane.doe@example.com"}'
     shop.sandbox.dials.next(Canned(422, said))
-    ti = TaskInstance()
+    ti = TaskInstance("sync")
     with pytest.raises(TalkableRejected):
         shop.run(ti=ti, max_in_flight=1)
     kept = json.dumps(ti.xcom).encode() + shop.path.read_bytes()
@@ -394,7 +394,7 @@ def test_no_people_are_in_the_summary_or_the_ledger(shop: Shop) -> None:
 
 def test_the_key_is_nowhere(shop: Shop, caplog: pytest.LogCaptureFixture, capsys: Any) -> None:
     caplog.set_level(logging.DEBUG)
-    ti = TaskInstance()
+    ti = TaskInstance("sync")
     shop.run(ti=ti)
     log = caplog.text + "".join(capsys.readouterr())
     assert "3 refunded" in log

@@ -1,0 +1,1 @@
+"""Assets: what a task brings up to date, and what other DAGs are scheduled on."""

@@ -1,0 +1,1 @@
+"""Policies for what Airflow does after a failure."""
