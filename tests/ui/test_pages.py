@@ -182,3 +182,16 @@ def test_a_sync_from_the_trigger_form_to_the_log(page: Page, deployment: Deploym
     files = [path for path in deployment.airflow.home.rglob("*") if path.is_file()]
     assert any(b"38 settled before" in path.read_bytes() for path in files)
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
+
+
+@pytest.mark.usefixtures("talkable_default")
+def test_the_links_lead_to_talkable_and_to_the_ledger(page: Page) -> None:
+    trigger(page, since="2026-01-01", until="2026-02-01")
+    open_finished_task(page)
+    page.get_by_role("link", name="Details", exact=True).click()
+    site = page.get_by_role("link", name="Talkable", exact=True)
+    # It is Talkable's own page: what it leads to is not looked at.
+    expect(site).to_have_attribute("href", "https://admin.talkable.com/sites/my-store")
+    page.get_by_role("link", name="Ledger query", exact=True).click()
+    query = page.get_by_role("row").filter(has_text="ledger_query")
+    expect(query).to_contain_text("talkable_refund_ledger")
