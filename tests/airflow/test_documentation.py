@@ -35,7 +35,7 @@ from airflow_provider_talkable.operators._warehouse import WarehouseOperator
 from airflow_provider_talkable.operators.referral import LOSSES as REFERRAL_LOSSES
 from airflow_provider_talkable.operators.refund import LOSSES
 from airflow_provider_talkable.sandbox import Sandbox
-from airflow_provider_talkable.sandbox.__main__ import _parser
+from airflow_provider_talkable.sandbox.arguments import add_arguments
 from airflow_provider_talkable.sync.discrepancies import Discrepancy, Kind
 from airflow_provider_talkable.sync.ledger import Ledger, TaskRun, _columns
 from airflow_provider_talkable.sync.reconcile import Report, report_columns
@@ -282,7 +282,9 @@ def test_the_connection_on_the_command_line(airflow: Airflow) -> None:
 
 def test_the_local_talkable(sandbox: Sandbox, read_config: ReadConfig) -> None:
     [serve] = commands(block("docs/sandbox.md", "console", "talkable.sandbox"))
-    options = _parser().parse_args(shlex.split(serve)[3:])
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = parser.parse_args(shlex.split(serve)[3:])
     assert (options.port, options.generation, options.errors) == (8765, "seed", 0.02)
 
     [uri] = re.findall(r"`(talkable://http://[^`]*)`", pages()["docs/sandbox.md"])
@@ -368,8 +370,9 @@ def test_the_reference_has_all_public_names() -> None:
     shown = set(re.findall(r"auto(?:class|exception):: (\S+)", text))
     package = "airflow_provider_talkable"
     public = {f"{package}.{name}" for name in airflow_provider_talkable.__all__ if name[0] != "_"}
-    for path in (ROOT / package).glob("[host]*/[!_]*.py"):  # hooks, operators, sensors, transfers, …
-        if path.parent.name in ("hooks", "operators", "sensors", "transfers", "triggers"):
+    kinds = ("hooks", "links", "operators", "policies", "sensors", "transfers", "triggers")
+    for path in (ROOT / package).glob("*/[!_]*.py"):
+        if path.parent.name in kinds:
             module = f"{package}.{path.parent.name}.{path.stem}"
             public |= {
                 f"{module}.{node.name}"

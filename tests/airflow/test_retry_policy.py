@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from airflow import __version__
@@ -18,6 +19,7 @@ from airflow_provider_talkable import (
     TalkableServerError,
     TalkableThrottled,
 )
+from tests.documents import block
 
 AIRFLOW = tuple(map(int, __version__.split(".")[:2]))
 
@@ -53,3 +55,9 @@ else:
     def test_it_decides_by_the_error(error: Exception, action: RetryAction, delay: timedelta | None) -> None:
         decision = TalkableRetryPolicy().evaluate(error, 1, 3)
         assert (decision.action, decision.retry_delay) == (action, delay)
+
+    def test_the_page_shows_how_it_is_used() -> None:
+        made: dict[str, Any] = {}
+        exec(block("docs/airflow.md", "python", "TalkableRetryPolicy"), made)
+        assert isinstance(made["refund"].retry_policy, TalkableRetryPolicy)
+        assert made["refund"].retries == 5
