@@ -231,16 +231,15 @@ def test_a_throttled_task_is_deferred_and_goes_on_where_the_ledger_says(deployme
 def test_a_retry_policy_spares_what_is_hopeless_and_waits_as_long_as_talkable_asks(
     deployment: Deployment,
 ) -> None:
+    deployment.command("dags", "trigger", "refused")
+    deployment.wait_for({"failed"}, dag_id="refused")
+    assert deployment.query("SELECT try_number FROM task_instance WHERE dag_id = 'refused'") == [(1,)]
     deployment.airflow.sandbox.dials.next(Canned(429, headers={"Retry-After": "2"}))
     deployment.command("dags", "trigger", "talkable_default")
     # The task's own retry_delay is an hour.
     deployment.wait_for({"success"}, dag_id="talkable_default")
-    [(tries,)] = deployment.query("SELECT try_number FROM task_instance WHERE dag_id = 'talkable_default'")
-    assert tries == 2
-    deployment.command("dags", "trigger", "refused")
-    deployment.wait_for({"failed"}, dag_id="refused")
-    [(tries,)] = deployment.query("SELECT try_number FROM task_instance WHERE dag_id = 'refused'")
-    assert tries == 1
+    query = "SELECT try_number FROM task_instance WHERE dag_id = 'talkable_default'"
+    assert deployment.query(query) == [(2,)]
 
 
 def test_a_task_that_is_failed_by_hand_records_what_was_on_the_wire(deployment: Deployment) -> None:
