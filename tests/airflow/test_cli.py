@@ -197,6 +197,7 @@ def test_airflow_refuses_bad_input_as_well(cli: CommandLine, sandbox: Sandbox) -
 
 
 def test_a_connection_that_is_not_there_is_said_in_one_line(cli: CommandLine) -> None:
+    cli("db", "migrate", command=AIRFLOW[:-1])
     done = cli("refund", "A", "--conn-id", "no_such_connection")
     assert (done.status, done.out) == (1, "")
     assert "no_such_connection" in done.err.splitlines()[-1]
