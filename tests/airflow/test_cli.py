@@ -224,7 +224,12 @@ def test_an_interruption_says_what_is_known_of_each(cli: CommandLine, sandboxes:
     sandbox = sandboxes(dials=Dials(latency=10))
     cli.connect(sandbox)
     slugs = [f"order-{number}" for number in range(100)]
-    arguments = [*MODULE, "refund", *slugs, "-o", "json"]
+    # Who is started in the background may have been told to ignore an interruption.
+    attentive = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from airflow_provider_talkable.cli.definition import main; main()"
+    )
+    arguments = [sys.executable, "-c", attentive, "refund", *slugs, "-o", "json"]
     with subprocess.Popen(
         arguments, env=cli.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
