@@ -24,7 +24,7 @@ AIRFLOW = tuple(map(int, __version__.split(".")[:2]))
 SITES = ("ca", "de", "uk", "us")
 
 DAGS = """
-from datetime import timedelta
+from datetime import datetime, timedelta
 from airflow.providers.common.compat.sdk import DAG, Asset
 from airflow_provider_talkable.operators.reconcile import TalkableRefundReconcileOperator
 from airflow_provider_talkable.sensors.referral import TalkableReferralSensor
@@ -54,7 +54,7 @@ with DAG("deferred", schedule=None):
         outlets=[Asset("talkable://de/refunds")],
     )
 
-with DAG("after", schedule=[Asset("talkable://de/refunds")]):
+with DAG("after", schedule=[Asset("talkable://de/refunds")], start_date=datetime(2026, 1, 1)):
     TalkableRefundReconcileOperator(
         task_id="reconcile",
         sql_conn_id="shop",
