@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-airflow-2 ui-test screenshots faults mutation bench lint docs format lock clean
+.PHONY: demo test test-airflow-2 ui-test screenshots faults mutation bench lint docs format dist lock clean
 
 demo: $(VENV)/installed  ## Watch a DAG refund orders at a local Talkable
 	@$(BIN)/python scripts/demo.py
@@ -43,6 +43,12 @@ bench: $(VENV)-bench/installed  ## Measure it beside what else sends refunds; wr
 format: $(VENV)/installed  ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+dist: $(VENV)/installed  ## Build what is released, and check what is in it
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python -m pytest tests/release
 
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --upgrade \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from airflow_provider_talkable.protocol.refund import Refund
     from airflow_provider_talkable.protocol.results import RefundResult
 
-__version__ = "0.1.0"
+    __version__: str
 
 __all__ = [
     "InvalidConnection",
@@ -79,4 +79,6 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        return import_module("importlib.metadata").version("airflow-provider-talkable")
     return getattr(import_module(f"{__name__}.protocol.{_HOMES.get(name, 'errors')}"), name)

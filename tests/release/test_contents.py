@@ -1,0 +1,58 @@
+"""What is in the archives that are released."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def wheel() -> Path:
+    [wheel] = (ROOT / "dist").glob("*.whl")
+    return wheel
+
+
+def tracked(folder: str = ".") -> set[str]:
+    listed = subprocess.run(["git", "ls-files", "-z", folder], cwd=ROOT, check=True, capture_output=True)
+    return set(listed.stdout.decode().strip("\0").split("\0"))
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    info = "-".join(wheel.name.split("-")[:2]) + ".dist-info"
+    about = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
+    assert sorted(names) == sorted(
+        tracked("airflow_provider_talkable") | {f"{info}/{name}" for name in about}
+    )
+    assert "airflow_provider_talkable/py.typed" in names
+
+
+def test_the_source_archive_holds_the_repository() -> None:
+    [sdist] = (ROOT / "dist").glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = [member.name.partition("/")[2] for member in archive if member.isfile()]
+    assert sorted(names) == sorted(tracked() | {"PKG-INFO"})
+
+
+def test_the_source_archive_and_the_checkout_build_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path, ROOT]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / wheel.name).read_bytes() == wheel.read_bytes()
+
+
+def test_an_archive_without_git_builds_too(tmp_path: Path) -> None:
+    checkout = tmp_path / "talkable-main"
+    for name in tracked():
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path, checkout]
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "airflow_provider_talkable-0.0.0-py3-none-any.whl").exists()
