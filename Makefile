@@ -21,11 +21,12 @@ screenshots: $(VENV)/installed  ## The same, and write the pictures in docs/imag
 	mkdir -p docs/images
 	UI_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/ui
 
-lint: $(VENV)/installed  ## Check format, style, types and the direction of imports
+lint: $(VENV)/installed  ## Check format, style, types, the direction of imports and the workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --persona=auditor --quiet .
 
 docs: $(VENV)/installed  ## Build the pages into docs/_build/html; whatever is doubtful is an error
 	AIRFLOW_HOME=$(CURDIR)/docs/_build/airflow $(BIN)/python -m sphinx -E -W --keep-going -n -q docs docs/_build/html

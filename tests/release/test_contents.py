@@ -43,7 +43,16 @@ def test_the_source_archive_holds_the_repository() -> None:
 
 
 def test_the_source_archive_and_the_checkout_build_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path, ROOT]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        "--wheel",
+        "--outdir",
+        str(tmp_path),
+        str(ROOT),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     assert (tmp_path / wheel.name).read_bytes() == wheel.read_bytes()
 
@@ -53,6 +62,15 @@ def test_an_archive_without_git_builds_too(tmp_path: Path) -> None:
     for name in tracked():
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_bytes((ROOT / name).read_bytes())
-    command = [sys.executable, "-m", "build", "--no-isolation", "--wheel", "--outdir", tmp_path, checkout]
+    command = [
+        sys.executable,
+        "-m",
+        "build",
+        "--no-isolation",
+        "--wheel",
+        "--outdir",
+        str(tmp_path),
+        str(checkout),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     assert (tmp_path / "airflow_provider_talkable-0.0.0-py3-none-any.whl").exists()
