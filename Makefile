@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-airflow-2 ui-test screenshots faults mutation bench lint docs format dist lock clean
+.PHONY: demo test test-airflow-2 ui-test screenshots faults mutation bench lint docs format dist audit lock clean
 
 demo: $(VENV)/installed  ## Watch a DAG refund orders at a local Talkable
 	@$(BIN)/python scripts/demo.py
@@ -51,6 +51,15 @@ dist: $(VENV)/installed  ## Build what is released, and check what is in it
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m pytest tests/release
 
+# uv trusts the certificates that pip trusts.
+audit: dist  ## Look for known weaknesses in what the wheel needs, and list that in sbom.cdx.json
+	UV_SYSTEM_CERTS=1 $(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-wheel
+	UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(VENV)-wheel/bin/python \
+	  --constraint requirements/dev.txt dist/*.whl
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+	  --output-file sbom.cdx.json $(VENV)-wheel
+	$(BIN)/pip-audit --path $(VENV)-wheel/lib/python3*/site-packages
+
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --upgrade \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
 
@@ -60,7 +69,7 @@ lock:  ## Pin the development packages anew; needs uv
 	done
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-bench .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist docs/_build
+	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-bench $(VENV)-wheel .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist sbom.cdx.json docs/_build
 
 $(VENV)/installed: requirements/dev.txt pyproject.toml
 	$(call install,$(VENV),requirements/dev.txt)

@@ -1,0 +1,112 @@
+"""The wheel in an Airflow that has nothing else: what Airflow finds there, and that it warns of nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_talkable.get_provider_info import get_provider_info
+
+ROOT = Path(__file__).parents[2]
+UV = Path(sys.executable).with_name("uv")
+# Every module, each warning of which is printed as one line.
+IMPORT = """
+import importlib, pkgutil, warnings
+import airflow.providers.common.compat.sdk
+import airflow_provider_talkable as package
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    names = [found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    for name in names:
+        if not name.endswith("__main__"):
+            importlib.import_module(name)
+    for name in package.__all__:
+        getattr(package, name)
+for warning in caught:
+    print(f"{warning.filename}:{warning.lineno}: {warning.category.__name__}: {warning.message}")
+"""
+
+
+class EmptyAirflow:
+    """A virtual environment that holds the wheel, the pinned Airflow, and what these two ask for."""
+
+    def __init__(self, home: Path, requirements: str) -> None:
+        [wheel] = (ROOT / "dist").glob("*.whl")
+        self.bin = home / "venv" / "bin"
+        self.environment = {
+            "PATH": f"{self.bin}:{os.environ['PATH']}",
+            "HOME": str(home),
+            "AIRFLOW_HOME": str(home / "airflow"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY": "True",  # Airflow 2.11 warns of its own default
+            "COLUMNS": "1000",
+            "PYTHONWARNINGS": "default",
+        }
+        certificates = {**os.environ, "UV_SYSTEM_CERTS": "1"}  # as pip does
+        for command in (
+            ["venv", "--quiet", "--python", sys.executable, home / "venv"],
+            [
+                *("pip", "install", "--quiet", "--python", self.bin / "python"),
+                *("--constraint", ROOT / "requirements" / requirements, "apache-airflow", wheel),
+            ],
+        ):
+            subprocess.run([UV, *command], check=True, env=certificates)
+
+    def run(self, program: str, *arguments: str) -> tuple[str, str]:
+        """Standard output and everything that was said."""
+        ended = subprocess.run(
+            [self.bin / program, *arguments],
+            env=self.environment,
+            cwd=self.bin,
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout, ended.stdout + ended.stderr
+
+    def listed(self, *command: str) -> Any:
+        """What an Airflow command lists, once it is certain that it warned of nothing of ours."""
+        out, said = self.run("airflow", *command, "--output", "json")
+        warnings = [
+            line for line in said.splitlines() if "warn" in line.lower() and "talkable" in line.lower()
+        ]
+        assert warnings == []
+        assert "ERROR" not in said
+        return json.loads(out[out.index("[") :])
+
+
+@pytest.fixture(scope="module", params=["dev.txt", "airflow-2.11.txt"], ids=["Airflow 3.3", "Airflow 2.11"])
+def airflow(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmptyAirflow]:
+    yield EmptyAirflow(tmp_path_factory.mktemp("empty"), request.param)
+
+
+def test_it_is_a_provider_of_the_version_that_was_built(airflow: EmptyAirflow) -> None:
+    [wheel] = (ROOT / "dist").glob("*.whl")
+    [provider] = [p for p in airflow.listed("providers", "list") if "talkable" in p["package_name"]]
+    assert provider["version"].strip() == wheel.name.split("-")[1]
+
+
+def test_the_connection_type_is_there(airflow: EmptyAirflow) -> None:
+    [hook] = [h for h in airflow.listed("providers", "hooks") if h["connection_type"] == "talkable"]
+    assert hook["class"] == "airflow_provider_talkable.hooks.talkable.TalkableHook"
+    behaviours = airflow.listed("providers", "behaviours")
+    assert any("talkable" in str(behaviour.values()) for behaviour in behaviours)
+
+
+def test_the_links_are_there(airflow: EmptyAirflow) -> None:
+    links = {link["extra_link_class_name"] for link in airflow.listed("providers", "links")}
+    assert links >= set(get_provider_info().get("extra-links", []))
+
+
+def test_every_module_is_imported_without_a_warning(airflow: EmptyAirflow) -> None:
+    out, _ = airflow.run("python", "-c", IMPORT)
+    assert out == ""
