@@ -56,9 +56,10 @@ audit: dist  ## Look for known weaknesses in what the wheel needs, and list that
 	UV_SYSTEM_CERTS=1 $(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-wheel
 	UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(VENV)-wheel/bin/python \
 	  --constraint requirements/dev.txt dist/*.whl
-	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
-	  --output-file sbom.cdx.json $(VENV)-wheel
-	$(BIN)/pip-audit --path $(VENV)-wheel/lib/python3*/site-packages
+	$(BIN)/cyclonedx-py environment --output-reproducible --output-file sbom.cdx.json $(VENV)-wheel
+	$(BIN)/uv pip freeze --python $(VENV)-wheel/bin/python --exclude airflow-provider-talkable \
+	  >$(VENV)-wheel/requirements.txt
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement $(VENV)-wheel/requirements.txt
 
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --upgrade \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +49,11 @@ class EmptyAirflow:
             "PYTHONWARNINGS": "default",
         }
         certificates = {**os.environ, "UV_SYSTEM_CERTS": "1"}  # as pip does
+        install = ["pip", "install", "--quiet", "--python", str(self.bin / "python")]
+        pinned = ["--constraint", str(ROOT / "requirements" / requirements)]
         for command in (
-            ["venv", "--quiet", "--python", sys.executable, home / "venv"],
-            [
-                *("pip", "install", "--quiet", "--python", self.bin / "python"),
-                *("--constraint", ROOT / "requirements" / requirements, "apache-airflow", wheel),
-            ],
+            ["venv", "--quiet", "--python", sys.executable, str(home / "venv")],
+            [*install, *pinned, "apache-airflow", str(wheel)],
         ):
             subprocess.run([UV, *command], check=True, env=certificates)
 
@@ -83,10 +81,8 @@ class EmptyAirflow:
 
 
 @pytest.fixture(scope="module", params=["dev.txt", "airflow-2.11.txt"], ids=["Airflow 3.3", "Airflow 2.11"])
-def airflow(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[EmptyAirflow]:
-    yield EmptyAirflow(tmp_path_factory.mktemp("empty"), request.param)
+def airflow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EmptyAirflow:
+    return EmptyAirflow(tmp_path_factory.mktemp("empty"), request.param)
 
 
 def test_it_is_a_provider_of_the_version_that_was_built(airflow: EmptyAirflow) -> None:
