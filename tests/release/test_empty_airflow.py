@@ -15,7 +15,7 @@ from airflow_provider_talkable.get_provider_info import get_provider_info
 
 ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
-# Every module, each warning of which is printed as one line.
+# Every module, each warning of which is printed as one line. A module `lineage` is for where OpenLineage is.
 IMPORT = """
 import importlib, pkgutil, warnings
 import airflow.providers.common.compat.sdk
@@ -24,7 +24,7 @@ with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     names = [found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
     for name in names:
-        if not name.endswith("__main__"):
+        if not name.endswith((".__main__", ".lineage")):
             importlib.import_module(name)
     for name in package.__all__:
         getattr(package, name)
