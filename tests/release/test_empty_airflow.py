@@ -15,16 +15,18 @@ from airflow_provider_talkable.get_provider_info import get_provider_info
 
 ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
-# Every module, each warning of which is printed as one line. A module `lineage` is for where OpenLineage is.
+# Every module, each warning of which is printed as one line. A module `lineage` is for where OpenLineage is,
+# retry policies are for Airflow 3.3.
 IMPORT = """
 import importlib, pkgutil, warnings
 import airflow.providers.common.compat.sdk
 import airflow_provider_talkable as package
+left_out = (".__main__", ".lineage", *([".policies.retry"] if airflow.__version__ < "3.3" else []))
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     names = [found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
     for name in names:
-        if not name.endswith((".__main__", ".lineage")):
+        if not name.endswith(left_out):
             importlib.import_module(name)
     for name in package.__all__:
         getattr(package, name)
