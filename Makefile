@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-airflow-2 ui-test screenshots faults mutation bench lint docs format dist audit lock clean
+.PHONY: demo test test-airflow-2 matrix smoke ui-test screenshots faults mutation bench lint docs format dist audit lock clean
 
 demo: $(VENV)/installed  ## Watch a DAG refund orders at a local Talkable
 	@$(BIN)/python scripts/demo.py
@@ -13,6 +13,13 @@ test: $(VENV)/installed  ## Run all tests
 
 test-airflow-2: $(VENV)-airflow-2/installed  ## Run all tests on the oldest Airflow that is supported
 	$(VENV)-airflow-2/bin/python -m pytest
+
+matrix: $(VENV)/installed  ## Run all tests on each Airflow and Python of the matrix; takes hours
+	$(BIN)/nox --session tests
+
+smoke: $(VENV)/installed  ## Run what differs between versions of Airflow on those between the oldest and the newest
+	$(BIN)/nox --session "smoke(airflow-3.0-python-3.11)" "smoke(airflow-3.1-python-3.11)" \
+	  "smoke(airflow-3.2-python-3.11)"
 
 ui-test: $(VENV)/installed  ## Use Airflow's pages in the system's Chromium: connect, test, sync, look
 	$(BIN)/python -m pytest tests/ui
@@ -70,7 +77,7 @@ lock:  ## Pin the development packages anew; needs uv
 	done
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-bench $(VENV)-wheel .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist sbom.cdx.json docs/_build
+	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-bench $(VENV)-wheel .nox .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist sbom.cdx.json docs/_build
 
 $(VENV)/installed: requirements/dev.txt pyproject.toml
 	$(call install,$(VENV),requirements/dev.txt)

@@ -16,7 +16,7 @@ import pytest
 from airflow import __version__
 
 from airflow_provider_talkable.sandbox.talkable import Generation
-from tests.airflow.conftest import RUN_DATE, Airflow
+from tests.airflow.conftest import EXAMPLES, RUN_DATE, Airflow
 from tests.conftest import KEY
 
 AIRFLOW = tuple(map(int, __version__.split(".")[:2]))
@@ -242,6 +242,14 @@ def test_a_retry_sends_nothing_that_is_settled(airflow: Airflow) -> None:
         assert [r["outcome"] for r in results] == ["already_refunded", "unconfirmed", "not_found"]
     assert airflow.sandbox.talkable.snapshot()["my-store"]["B"]["times_refunded"] == 1
     assert_key_is_nowhere(airflow, log)
+
+
+def test_airflow_imports_and_serialises_each_example(airflow: Airflow) -> None:
+    migrated = airflow.command("db", "migrate")
+    log = airflow.command("dags", "reserialize")
+    assert airflow.metadata("SELECT filename, stacktrace FROM import_error") == [], migrated + log
+    serialised = airflow.metadata("SELECT dag_id FROM serialized_dag")
+    assert sorted(dag_id for (dag_id,) in serialised) == sorted(path.stem for path in EXAMPLES.glob("*.py"))
 
 
 def test_airflow_lists_the_provider(run_airflow: Callable[..., str]) -> None:

@@ -81,7 +81,10 @@ def test_a_connection_that_cannot_work_is_named() -> None:
 
 @pytest.mark.filterwarnings("ignore:Encountered JSON value in `extra`")
 def test_an_extra_that_is_no_object_has_no_fields() -> None:
-    assert config_of(Connection(conn_id="shop", password=KEY, extra="[1]")).site_slug is None
+    assert (
+        config_of(Connection(conn_id="shop", conn_type="talkable", password=KEY, extra="[1]")).site_slug
+        is None
+    )
 
 
 def test_making_a_hook_looks_nothing_up() -> None:

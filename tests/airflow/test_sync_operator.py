@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,12 +38,14 @@ Connect = Callable[..., str]
 SQL = "SELECT * FROM refunds ORDER BY rowid"
 
 
-class OutletEvents(dict[Any, Any]):
-    """What Airflow hands to a task for its outlets."""
+class OutletEvents:
+    """What Airflow hands to a task for its outlets. In Airflow 3.0 an asset is no key of a dictionary."""
 
-    def __missing__(self, key: Any) -> Any:
-        self[key] = type("OutletEvent", (), {"extra": {}})()
-        return self[key]
+    def __init__(self) -> None:
+        self.events: dict[str, Any] = {}
+
+    def __getitem__(self, asset: Asset) -> Any:
+        return self.events.setdefault(asset.uri, SimpleNamespace(extra={}))
 
 
 @dataclass

@@ -1,0 +1,80 @@
+"""The tests on each Airflow that is supported, and on the oldest and the newest Python that it allows."""
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2"
+nox.options.default_venv_backend = "uv"
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = "CI" in os.environ
+
+# Of pyenv's interpreters only the chosen one is found; here all of them count.
+for _shims in [Path(folder) for folder in os.environ["PATH"].split(os.pathsep) if folder.endswith("/shims")]:
+    os.environ["PATH"] += "".join(f"{os.pathsep}{folder}" for folder in _shims.parent.glob("versions/*/bin"))
+
+# The newest Airflow is the one that is developed with.
+REQUIREMENTS = {
+    "2.11": "airflow-2.11.txt",
+    "3.0": "airflow-3.0.txt",
+    "3.1": "airflow-3.1.txt",
+    "3.2": "airflow-3.2.txt",
+    "3.3": "dev.txt",
+}
+PYTHONS = {
+    "2.11": ("3.11", "3.12"),
+    "3.0": ("3.11", "3.12"),
+    "3.1": ("3.11", "3.13"),
+    "3.2": ("3.11", "3.13"),
+    "3.3": ("3.11", "3.13"),
+}
+MATRIX = [
+    nox.param(python, airflow, id=f"airflow-{airflow}-python-{python}")
+    for airflow, pythons in PYTHONS.items()
+    for python in pythons
+]
+# What differs between versions of Airflow, each example DAG among it, but for what takes minutes.
+SMOKE = [
+    *(f"tests/airflow/test_{what}_operator.py" for what in ("refund", "referral", "reconcile", "sync")),
+    "tests/airflow/test_assets.py",
+    "tests/airflow/test_example_dags.py",
+    "tests/airflow/test_hook.py",
+    "tests/airflow/test_links.py",
+    "tests/airflow/test_provider_info.py",
+    "tests/airflow/test_referral_sensor.py",
+    "tests/airflow/test_retry_policy.py",
+    "tests/airflow/test_trigger.py",
+    "tests/sync/test_ledger.py",
+]
+
+
+def run(session: nox.Session, airflow: str, *arguments: str) -> None:
+    """Run pytest. What is deprecated is an error on the newest Airflow; what is older stays as it is."""
+    old = () if airflow == "3.3" else ("-W", "ignore::DeprecationWarning")
+    session.run("python", "-m", "pytest", *old, *arguments, *session.posargs)
+
+
+def install(session: nox.Session, airflow: str) -> None:
+    """Install exactly what is pinned, and the package without dependencies."""
+    requirements = Path("requirements") / REQUIREMENTS[airflow]
+    # The certificates that the system trusts, as pip takes them.
+    environment = {"UV_SYSTEM_CERTS": "1"}
+    session.install("--require-hashes", "--requirement", str(requirements), env=environment)
+    session.install("--no-deps", "--no-build-isolation", "--editable", ".", env=environment)
+
+
+@nox.session
+@nox.parametrize(("python", "airflow"), MATRIX)
+def tests(session: nox.Session, airflow: str) -> None:
+    """Run all tests, or those that are named after ``--``."""
+    install(session, airflow)
+    run(session, airflow)
+
+
+@nox.session
+@nox.parametrize(("python", "airflow"), MATRIX)
+def smoke(session: nox.Session, airflow: str) -> None:
+    """Run what differs between versions of Airflow, in a few minutes."""
+    install(session, airflow)
+    run(session, airflow, *SMOKE)
