@@ -51,7 +51,7 @@ SMOKE = [
 
 def run(session: nox.Session, airflow: str, *arguments: str) -> None:
     """Run pytest. What is deprecated is an error on the newest Airflow; what is older stays as it is."""
-    old = () if airflow == "3.3" else ("-W", "ignore::DeprecationWarning")
+    old = () if airflow == "3.3" else ("-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning")
     session.run("python", "-m", "pytest", *old, *arguments, *session.posargs)
 
 
