@@ -24,6 +24,11 @@ def tracked(folder: str = ".") -> set[str]:
     return set(listed.stdout.decode().strip("\0").split("\0"))
 
 
+def build_wheel(source: Path, folder: Path) -> None:
+    build = [sys.executable, "-m", "build", "--no-isolation", "--wheel"]
+    subprocess.run([*build, "--outdir", str(folder), str(source)], check=True, capture_output=True)
+
+
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -43,17 +48,7 @@ def test_the_source_archive_holds_the_repository() -> None:
 
 
 def test_the_source_archive_and_the_checkout_build_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--no-isolation",
-        "--wheel",
-        "--outdir",
-        str(tmp_path),
-        str(ROOT),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
+    build_wheel(ROOT, tmp_path)
     assert (tmp_path / wheel.name).read_bytes() == wheel.read_bytes()
 
 
@@ -62,15 +57,5 @@ def test_an_archive_without_git_builds_too(tmp_path: Path) -> None:
     for name in tracked():
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         (checkout / name).write_bytes((ROOT / name).read_bytes())
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--no-isolation",
-        "--wheel",
-        "--outdir",
-        str(tmp_path),
-        str(checkout),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
+    build_wheel(checkout, tmp_path)
     assert (tmp_path / "airflow_provider_talkable-0.0.0-py3-none-any.whl").exists()
