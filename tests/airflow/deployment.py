@@ -110,12 +110,11 @@ class Deployment:
     def stop(self) -> None:
         for process in self.processes.values():
             process.terminate()
-        for process in self.processes.values():
+        for component, process in self.processes.items():
             try:
                 process.wait(timeout=30)
             except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                self.kill(component)
 
     def wait_until_listening(self) -> None:
         """Wait until the API server takes connections."""

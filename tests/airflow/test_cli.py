@@ -207,7 +207,6 @@ def test_a_connection_that_is_not_there_is_said_in_one_line(cli: CommandLine) ->
 def test_a_connection_in_airflows_database_is_found(
     airflow: Airflow, sandbox: Sandbox, cli: CommandLine
 ) -> None:
-    airflow.command("db", "migrate")
     airflow.command(
         "connections", "add", "stored", "--conn-type", "talkable", "--conn-host", sandbox.url,
         "--conn-password", KEY, "--conn-extra", '{"site_slug": "my-store"}',

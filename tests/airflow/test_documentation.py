@@ -273,7 +273,6 @@ def test_the_connection_in_the_environment(read_config: ReadConfig) -> None:
 
 def test_the_connection_on_the_command_line(airflow: Airflow) -> None:
     [command] = commands(block("docs/connection.md", "console", "connections add"))
-    airflow.command("db", "migrate")
     output = airflow.command(*shlex.split(command)[1:])
     assert "Successfully added" in output
     [row] = airflow.metadata("SELECT conn_type FROM connection WHERE conn_id = 'talkable_default'")
