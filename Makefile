@@ -14,11 +14,17 @@ test: $(VENV)/installed  ## Run all tests
 test-airflow-2: $(VENV)-airflow-2/installed  ## Run all tests on the oldest Airflow that is supported
 	$(VENV)-airflow-2/bin/python -m pytest
 
-matrix: $(VENV)/installed  ## Run all tests on each Airflow and Python of the matrix; takes hours
-	$(BIN)/nox --session tests
+# Each version is a target of its own, so that `make -j2 matrix` runs two of them at a time.
+MATRIX := $(addprefix matrix-,2.11 3.0 3.1 3.2 3.3)
+SMOKE := $(addprefix smoke-,3.0 3.1 3.2)
 
-smoke: $(VENV)/installed  ## Run what differs between versions of Airflow on 3.0 and 3.1
-	$(BIN)/nox --session "smoke(airflow-3.0-python-3.11)" "smoke(airflow-3.1-python-3.11)"
+matrix: $(MATRIX)  ## Run all tests on each Airflow and Python of the matrix; takes hours
+$(MATRIX): matrix-%: $(VENV)/installed
+	$(BIN)/nox --session tests --tags airflow-$*
+
+smoke: $(SMOKE)  ## Run what differs between versions of Airflow on 3.0, 3.1 and 3.2
+$(SMOKE): smoke-%: $(VENV)/installed
+	$(BIN)/nox --session "smoke(airflow-$*-python-3.11)"
 
 ui-test: $(VENV)/installed  ## Use Airflow's pages in the system's Chromium: connect, test, sync, look
 	$(BIN)/python -m pytest tests/ui

@@ -30,7 +30,7 @@ PYTHONS = {
     "3.3": ("3.11", "3.13"),
 }
 MATRIX = [
-    nox.param(python, airflow, id=f"airflow-{airflow}-python-{python}")
+    nox.param(python, airflow, id=f"airflow-{airflow}-python-{python}", tags=[f"airflow-{airflow}"])
     for airflow, pythons in PYTHONS.items()
     for python in pythons
 ]
