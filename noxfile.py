@@ -9,6 +9,8 @@ nox.needs_version = ">=2025.2"
 nox.options.default_venv_backend = "uv"
 nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = "CI" in os.environ
+# uv trusts the certificates that pip trusts.
+os.environ["UV_SYSTEM_CERTS"] = "1"
 
 # Of pyenv's interpreters only the chosen one is found; here all of them count.
 for _shims in [Path(folder) for folder in os.environ["PATH"].split(os.pathsep) if folder.endswith("/shims")]:
@@ -58,13 +60,12 @@ def run(session: nox.Session, airflow: str, *arguments: str) -> None:
 def install(session: nox.Session, airflow: str) -> None:
     """Install exactly what is pinned, and the package without dependencies."""
     requirements = Path("requirements") / REQUIREMENTS[airflow]
-    # The certificates that the system trusts, as pip takes them.
-    environment = {"UV_SYSTEM_CERTS": "1"}
-    session.install("--require-hashes", "--requirement", str(requirements), env=environment)
-    session.install("--no-deps", "--no-build-isolation", "--editable", ".", env=environment)
+    session.install("--require-hashes", "--requirement", str(requirements))
+    session.install("--no-deps", "--no-build-isolation", "--editable", ".")
 
 
-@nox.session
+# With pip, which one of the tests installs the package with.
+@nox.session(venv_params=["--seed"])
 @nox.parametrize(("python", "airflow"), MATRIX)
 def tests(session: nox.Session, airflow: str) -> None:
     """Run all tests, or those that are named after ``--``."""

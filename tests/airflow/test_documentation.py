@@ -452,7 +452,7 @@ def test_the_alert(airflow: Airflow) -> None:
         warehouse.execute("DELETE FROM refunds WHERE order_number = 'F'")
     log = airflow.run("alerted_sync", folder=folder)
     assert airflow.states() == {"sync_refunds": {"failed"}}, log[-3000:]
-    assert re.search(r"ALERT 1 of 5 refunds failed .*: \{'refunded': 4, 'not_found': 1\}", log), log[-3000:]
+    assert "ALERT alerted_sync: {'refunded': 4, 'not_found': 1}" in log, log[-3000:]
 
 
 def test_the_installation(tmp_path: Path) -> None:
