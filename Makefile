@@ -17,6 +17,7 @@ test-airflow-2: $(VENV)-airflow-2/installed  ## Run all tests on the oldest Airf
 # Each version is a target of its own, so that `make -j2 matrix` runs two of them at a time.
 MATRIX := $(addprefix matrix-,2.11 3.0 3.1 3.2 3.3)
 SMOKE := $(addprefix smoke-,3.0 3.1 3.2)
+.PHONY: $(MATRIX) $(SMOKE)
 
 matrix: $(MATRIX)  ## Run all tests on each Airflow and Python of the matrix; takes hours
 $(MATRIX): matrix-%: $(VENV)/installed
