@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
-from contextlib import suppress
 from dataclasses import fields
 
 from airflow_provider_talkable.protocol.wire import AuthScheme
@@ -31,19 +30,20 @@ def run(options: argparse.Namespace) -> None:
         host=options.host,
         port=options.port,
     )
-
-    # A process manager ends it with SIGTERM, a person with Ctrl-C; both are a normal end.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt):
-        asyncio.run(_serve(sandbox))
+    asyncio.run(_serve(sandbox))
 
 
 async def _serve(sandbox: Sandbox) -> None:
+    ended = asyncio.Event()
+    # A process manager ends it with SIGTERM, a person with Ctrl-C; both are a normal end, and neither
+    # is to interrupt an answer that is just being given.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
     await sandbox.start()
     print(f"Talkable sandbox: {sandbox.url}  sites: {', '.join(sandbox.talkable.sites)}")
     print(f"State: {sandbox.url}/_sandbox/state  requests: {sandbox.url}/_sandbox/requests", flush=True)
     try:
-        await asyncio.Event().wait()
+        await ended.wait()
     finally:
         await sandbox.stop()
 

@@ -324,12 +324,17 @@ def test_the_command_line_has_a_delay_for_rewards() -> None:
         "0",
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
-        assert process.stdout
-        url = process.stdout.readline().split()[2]
-        order = {"site_slug": "my-store", "data": {"order_number": "A"}}
-        auth = ("sandbox-api-key", "")
-        requests.post(f"{url}/api/v2/origins/purchase", json=order, auth=auth, timeout=5).raise_for_status()
-        state = requests.get(f"{url}/_sandbox/state", timeout=5).json()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
+        try:
+            assert process.stdout
+            url = process.stdout.readline().split()[2]
+            order = {"site_slug": "my-store", "data": {"order_number": "A"}}
+            auth = ("sandbox-api-key", "")
+            requests.post(
+                f"{url}/api/v2/origins/purchase", json=order, auth=auth, timeout=5
+            ).raise_for_status()
+            state = requests.get(f"{url}/_sandbox/state", timeout=5).json()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(5) == 0
+        finally:
+            process.kill()
     assert state["my-store"]["A"]["referral"]["status"] == "approved"
