@@ -180,10 +180,10 @@ def transactions(shop: Shop) -> Iterator[float]:
 
 def test_no_transaction_stays_open_while_talkable_is_called(postgres_shop: Shop) -> None:
     shop = postgres_shop
-    slugs = [f"order-{n}" for n in range(300)]
+    slugs = [f"order-{n}" for n in range(150)]
     shop.order(*slugs)
     shop.refund(*slugs)
-    shop.sandbox.dials.latency = 1
+    shop.sandbox.dials.latency = 2
     done = threading.Event()
     ages: list[float] = []
     looks: list[int] = []
@@ -197,13 +197,13 @@ def test_no_transaction_stays_open_while_talkable_is_called(postgres_shop: Shop)
     watching = threading.Thread(target=watch)
     watching.start()
     try:
-        assert shop.sync(pace=Pace(64, initial_rate=None)).outcomes == {"refunded": 300}
+        assert shop.sync(pace=Pace(64, initial_rate=None)).outcomes == {"refunded": 150}
     finally:
         done.set()
         watching.join()
     assert len(looks) > 100
-    # The ledger's own are over in milliseconds; an answer takes a second.
-    assert max(ages, default=0) < 0.8
+    # The ledger's own are over in milliseconds; on a busy machine in one; an answer takes two.
+    assert max(ages, default=0) < 1.6
 
 
 @pytest.mark.parametrize("transaction_is_open", [True, False])
