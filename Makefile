@@ -21,7 +21,7 @@ SMOKE := $(addprefix smoke-,3.0 3.1 3.2)
 
 matrix: $(MATRIX)  ## Run all tests on each Airflow and Python of the matrix; takes hours
 $(MATRIX): matrix-%: $(VENV)/installed
-	$(BIN)/nox --session tests --tags airflow-$*
+	$(BIN)/nox --tags tests-$*
 
 smoke: $(SMOKE)  ## Run what differs between versions of Airflow on 3.0, 3.1 and 3.2
 $(SMOKE): smoke-%: $(VENV)/installed

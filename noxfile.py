@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -31,11 +32,6 @@ PYTHONS = {
     "3.2": ("3.11", "3.13"),
     "3.3": ("3.11", "3.13"),
 }
-MATRIX = [
-    nox.param(python, airflow, id=f"airflow-{airflow}-python-{python}", tags=[f"airflow-{airflow}"])
-    for airflow, pythons in PYTHONS.items()
-    for python in pythons
-]
 # What differs between versions of Airflow, each example DAG among it, but for what takes minutes.
 SMOKE = [
     *(f"tests/airflow/test_{what}_operator.py" for what in ("refund", "referral", "reconcile", "sync")),
@@ -49,6 +45,16 @@ SMOKE = [
     "tests/airflow/test_trigger.py",
     "tests/sync/test_ledger.py",
 ]
+
+
+def on_each(name: str) -> Any:
+    """Parametrize the session of that name over the matrix; its tags are ``tests-3.3`` and the like."""
+    matrix = [
+        nox.param(python, airflow, id=f"airflow-{airflow}-python-{python}", tags=[f"{name}-{airflow}"])
+        for airflow, pythons in PYTHONS.items()
+        for python in pythons
+    ]
+    return nox.parametrize(("python", "airflow"), matrix)
 
 
 def run(session: nox.Session, airflow: str, *arguments: str) -> None:
@@ -66,7 +72,7 @@ def install(session: nox.Session, airflow: str) -> None:
 
 # With pip, which one of the tests installs the package with.
 @nox.session(venv_params=["--seed"])
-@nox.parametrize(("python", "airflow"), MATRIX)
+@on_each("tests")
 def tests(session: nox.Session, airflow: str) -> None:
     """Run all tests, or those that are named after ``--``."""
     install(session, airflow)
@@ -74,7 +80,7 @@ def tests(session: nox.Session, airflow: str) -> None:
 
 
 @nox.session
-@nox.parametrize(("python", "airflow"), MATRIX)
+@on_each("smoke")
 def smoke(session: nox.Session, airflow: str) -> None:
     """Run what differs between versions of Airflow, in a few minutes."""
     install(session, airflow)
