@@ -89,6 +89,8 @@ class Deployment:
             "AIRFLOW__API__PORT": str(self.port),
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__API_AUTH__JWT_SECRET": self.jwt_secret,
+            # Airflow 3.0 has none by default, which PyJWT has refused since.
+            "AIRFLOW__API_AUTH__JWT_ISSUER": "airflow",
             "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
             **self.variables,
         }
