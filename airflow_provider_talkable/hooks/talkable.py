@@ -292,9 +292,13 @@ class TalkableAsyncHook(BaseHook):
             return await client.referrals_as_friend(site, person)
 
     async def _client(self) -> AsyncTalkableClient:
+        from asgiref.sync import sync_to_async
+
         from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
 
-        config = config_of(await get_async_connection(self.talkable_conn_id))
+        connection = await get_async_connection(self.talkable_conn_id)
+        # To read the extra, Airflow before 3.3.2 calls its supervisor, which it cannot on the event loop.
+        config = await sync_to_async(config_of)(connection)
         return AsyncTalkableClient(config, self._policy)
 
 
