@@ -65,7 +65,7 @@ class History:
     """What the entries of one key come to.
 
     :param standing: The newest that says what Talkable made of it.
-    :param doubt: A ``submitted`` after it, if nothing says what became of that.
+    :param doubt: The newest ``submitted`` after it, if nothing says what became of that.
     :param newest: The newest entry of all.
     """
 
@@ -87,7 +87,7 @@ class History:
             elif newest.event not in _OF_THE_ROW:
                 standing = newest
                 doubts.clear()
-        return cls(standing, next(iter(doubts.values()), None), newest)
+        return cls(standing, max(doubts.values(), key=_id, default=None), newest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +108,14 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Nothing is sent, and the ledger is told why."""
+    """Nothing is sent, and the ledger is told why.
+
+    :param doubt: The ``submitted`` that it is about. If its run still lives, what that writes counts.
+    """
 
     outcome: Outcome
     message: str
+    doubt: Entry | None = None
 
 
 Decision = Send | Skip | Note
@@ -142,7 +146,7 @@ def decide(
             return _conflict(row, doubt, newest, resend)
         if row.refund_subtotal is None or Outcome.UNCONFIRMED in resend:
             return Send()
-        return Note(Outcome.UNCONFIRMED, _IN_DOUBT)
+        return Note(Outcome.UNCONFIRMED, _IN_DOUBT, doubt)
     if standing is None:
         return Send()
     if standing.writer == writer:
@@ -168,6 +172,10 @@ def _note_once(note: Note, newest: Entry | None) -> Decision:
     if newest and (newest.event, newest.error_message) == (note.outcome, note.message):
         return Skip(newest)
     return note
+
+
+def _id(entry: Entry) -> str:
+    return entry.entry_id
 
 
 def told(refund: Row | Entry) -> str:

@@ -6,6 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -126,14 +127,17 @@ class Ledger:
         """There is no time left to wait for a database that is gone."""
         self._own.stopping = True
 
-    def histories(self, rows: Sequence[Row]) -> dict[Key, History]:
+    def histories(
+        self, rows: Sequence[Row], *, without: AbstractSet[str] = frozenset()
+    ) -> dict[Key, History]:
         """What is known of the rows' keys; of new ones nothing.
 
         :param rows: At most a few hundred: their keys go into one statement for each site.
+        :param without: The ids of entries that are not looked at.
         """
         if not self._exists:
             return {}
-        return self._own.patiently(lambda: self._histories(rows))
+        return self._own.patiently(lambda: self._histories(rows, without))
 
     def append(self, entries: Sequence[Values]) -> None:
         """Write entries, all or none.
@@ -150,8 +154,12 @@ class Ledger:
         """The entry that a refund is about to be sent."""
         return self._entry(row, SUBMITTED)
 
-    def outcome(self, row: Row, result: RefundResult) -> Values:
-        """The entry that says what became of it."""
+    def outcome(self, row: Row, result: RefundResult, *, doubt: Entry | None = None) -> Values:
+        """The entry that says what became of it.
+
+        :param doubt: The ``submitted`` of another run that this is about: the entry sorts right after it,
+            and before whatever that run has come to meanwhile.
+        """
         referral = result.referral or {}
         referral_id = referral.get("id")
         status = referral.get("status")
@@ -164,6 +172,17 @@ class Ledger:
             referral_id=storable(referral_id, 64),
             referral_status=storable(status, 32),
             ad_rewarded=result.ad_rewarded,
+            **({"entry_id": self._id(int(doubt.entry_id[:TICKS], 16) + 1)} if doubt else {}),
+        )
+
+    def restated(self, row: Row, entry: Entry) -> Values:
+        """The entry that repeats what an earlier one has settled, after a ``submitted`` that was not sent."""
+        return self._entry(
+            row,
+            entry.event,
+            error_message=entry.error_message,
+            referral_id=entry.referral_id,
+            ad_rewarded=entry.ad_rewarded,
         )
 
     def _entry(self, row: Row, event: str, **values: object) -> Values:
@@ -186,9 +205,12 @@ class Ledger:
         whatever happens to the clocks of the machines that write.
         """
         self._ticks = max(time.time_ns(), self._ticks + 1)
-        return f"{self._ticks:0{TICKS}x}{self.writer}"
+        return self._id(self._ticks)
 
-    def _histories(self, rows: Sequence[Row]) -> dict[Key, History]:
+    def _id(self, ticks: int) -> str:
+        return f"{ticks:0{TICKS}x}{self.writer}"
+
+    def _histories(self, rows: Sequence[Row], without: AbstractSet[str]) -> dict[Key, History]:
         found: dict[Key, list[Entry]] = {}
         columns = self._table.columns
         in_task = and_(*(columns[name] == self._task_run[name] for name in _TASK))
@@ -200,7 +222,9 @@ class Ledger:
                 keys = [row.refund_key for row in of_site]
                 query = select(*wanted).where(columns.site_slug == site, columns.refund_key.in_(keys))
                 for site_slug, refund_key, *values in connection.execute(query):
-                    found.setdefault((site_slug, refund_key), []).append(_read(values))
+                    entry = _read(values)
+                    if entry.entry_id not in without:
+                        found.setdefault((site_slug, refund_key), []).append(entry)
         for entries in found.values():
             entries.sort(key=lambda entry: entry.entry_id)
             self._ticks = max(self._ticks, int(entries[-1].entry_id[:TICKS], 16))

@@ -22,7 +22,7 @@ from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.sync.decisions import History, Note, Send, Skip, decide
+from airflow_provider_talkable.sync.decisions import Entry, History, Note, Send, Skip, decide
 from airflow_provider_talkable.sync.ledger import Ledger, Values
 from airflow_provider_talkable.sync.progress import Progress
 from airflow_provider_talkable.sync.rows import Row
@@ -37,6 +37,8 @@ GRACE = 10.0
 _LOOK_UP = 500  # keys in one statement
 _LARGEST_BATCH = 500
 _TICK = 0.25  # seconds after which finished refunds are recorded whatever their number
+
+_CONTESTED = "Not tried: another run of the sync came to this partial refund at the same time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +216,8 @@ class RefundSync:
             match decide(row, history, resend=self._rules.resend, writer=self._ledger.writer):
                 case Send():
                     self._decided.append(row)
-                case Note(outcome, message):
-                    self._note(row, outcome, message)
+                case Note(outcome, message, doubt):
+                    self._note(row, outcome, message, doubt)
                 case Skip(entry) if entry.is_of_this_task:
                     self.summary.count(
                         row,
@@ -245,10 +247,35 @@ class RefundSync:
         """Write what has come to an outcome and what is about to be sent, then send that."""
         # Until it is handed over, an error means that it was not sent.
         self._not_handed_over = batch
-        self._ledger.append(self._unrecorded + [self._ledger.submitted(row) for row in batch])
+        submitted = [self._ledger.submitted(row) for row in batch]
+        self._ledger.append(self._unrecorded + submitted)
         self._unrecorded.clear()
+        if any(row.refund_subtotal is not None for row in batch):
+            batch = self._without_contested(batch, submitted)
         self._sender.put((row, row.refund) for row in batch)
         self._not_handed_over = []
+
+    def _without_contested(self, batch: list[Row], submitted: list[Values]) -> list[Row]:
+        """Those that no other run has come to since they were decided on.
+
+        A second ``submitted`` is seen by at least one of two runs, for each writes its own before it
+        looks for the other's: at most one of them sends, and a partial refund is sent at most once.
+        """
+        partial = [row for row in batch if row.refund_subtotal is not None]
+        own = frozenset(entry["entry_id"] for entry in submitted)
+        histories = self._ledger.histories(partial, without=own)
+        kept = []
+        for row in batch:
+            history = histories.get((row.site_slug, row.refund_key), History())
+            match decide(row, history, resend=self._rules.resend, writer=self._ledger.writer):
+                case Send():
+                    kept.append(row)
+                case Skip(entry):
+                    self._unrecorded.append(self._ledger.restated(row, entry))
+                    self.summary.skipped += 1
+                case Note():
+                    self._note(row, Outcome.ABORTED, _CONTESTED)
+        return kept
 
     def _keep(self, row: Row, result: RefundResult) -> None:
         """Note what became of a refund that was handed over."""
@@ -266,10 +293,10 @@ class RefundSync:
                 ad_rewarded=result.ad_rewarded,
             )
 
-    def _note(self, row: Row, outcome: Outcome, message: str) -> None:
+    def _note(self, row: Row, outcome: Outcome, message: str, doubt: Entry | None = None) -> None:
         """Note what becomes of a refund that is not sent."""
         result = RefundResult(row.origin_slug, outcome, error_message=message)
-        self._unrecorded.append(self._ledger.outcome(row, result))
+        self._unrecorded.append(self._ledger.outcome(row, result, doubt=doubt))
         self.summary.count(row, outcome, message)
 
     def _is_to_be_resumed(self, outcome: Outcome) -> bool:

@@ -168,6 +168,26 @@ def test_killed_twenty_times_it_loses_nothing_and_sends_nothing_twice(postgres_s
         assert recorded.isdisjoint(sent[position:])
 
 
+def test_runs_at_the_same_time_send_no_partial_refund_twice(postgres_shop: Shop) -> None:
+    shop = postgres_shop
+    slugs = [f"order-{n}" for n in range(1_000)]
+    shop.order(*slugs)
+    shop.refund(*((slug, slug, None, "5") for slug in slugs))
+    shop.sandbox.dials.latency = 0.02
+    # They wait for each other to begin, and each goes through the rows in the same order.
+    workers = [Worker(shop, in_flight=8) for _ in range(3)]
+    results = [worker.result() for worker in workers]
+    assert all(result["stopped"] is None for result in results)
+    assert sum(bool(result["sent"]) for result in results) > 1, "they did not run at the same time"
+    Worker(shop, in_flight=8).result()
+    times = Counter(shop.sent)
+    assert set(times.values()) == {1}
+    # Where one run took for a doubt what another one was about to send, it is held.
+    assert {slug for slug, state in shop.states().items() if state == "refunded"} == set(times)
+    assert set(shop.states().values()) <= {"refunded", "unconfirmed"}
+    assert len(times) > 950
+
+
 def transactions(shop: Shop) -> Iterator[float]:
     """The ages, in seconds, of all transactions that others have open on the warehouse."""
     query = (

@@ -7,6 +7,8 @@ import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -16,9 +18,11 @@ from airflow_provider_talkable import LedgerLost
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.sandbox import Canned, Reset
 from airflow_provider_talkable.sync import run, tables
 from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
+from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.run import RefundSync
 from airflow_provider_talkable.sync.summary import Summary
 from tests.shop import Shop, once_requested
@@ -149,7 +153,8 @@ def crashed(shop: Shop, *rows: tuple[object, ...]) -> None:
         sync._sender.put = put  # type: ignore[method-assign]
         sync._end_early = lambda reason: None  # type: ignore[method-assign]
 
-    shop.refund(*rows)
+    if rows:
+        shop.refund(*rows)
     with pytest.raises(KeyboardInterrupt):
         shop.sync(before=die)
     assert not shop.sent
@@ -179,6 +184,82 @@ def test_an_answer_that_never_came_leaves_a_partial_refund_unconfirmed(shop: Sho
     assert [shop.times_refunded(slug) for slug in "AB"] == [1, 1]
     shop.sync()
     assert shop.sent == ["A", "A", "B"]
+
+
+# Two runs at once
+
+
+def overtaken(shop: Shop, by: Callable[[], object], **rules: Any) -> Summary:
+    """Run a sync that another one overtakes after it has looked into the ledger, before it writes there."""
+
+    def be_overtaken(sync: RefundSync) -> None:
+        append = sync._ledger.append
+
+        def appending(entries: Any) -> None:
+            sync._ledger.append = append  # type: ignore[method-assign]
+            by()
+            append(entries)
+
+        sync._ledger.append = appending  # type: ignore[method-assign]
+
+    return shop.sync(before=be_overtaken, **rules)
+
+
+def test_what_another_run_has_sent_meanwhile_is_not_sent_again(shop: Shop) -> None:
+    shop.order("B", referral=LATE)
+    shop.refund(("b", "B", None, "5"), ("x", "X", None, "5"))
+    summary = overtaken(shop, shop.sync)
+    assert shop.sent == ["B", "X"]
+    assert (summary.sent, summary.skipped, summary.outcomes) == (0, 2, {})
+    assert shop.states() == {"b": "refunded", "x": "not_found"}
+    [first, last] = [entry for entry in shop.ledger() if entry["event"] == "refunded"]
+    for column in ("origin_slug", "refund_subtotal", "referral_id", "ad_rewarded"):
+        assert first[column] == last[column] is not None
+    assert shop.sync().skipped == 2
+    assert shop.sync(resend=frozenset({Outcome.NOT_FOUND})).sent == 1
+
+
+def test_what_another_run_may_be_sending_is_left_to_it(shop: Shop) -> None:
+    shop.order("A", "B")
+    shop.refund(("a", "A"), ("b", "B", None, "5"))
+    summary = overtaken(shop, lambda: crashed(shop))
+    assert shop.sent == ["A"]
+    assert summary.outcomes == {"refunded": 1, "aborted": 1}
+    assert "another run" in summary.failures[0]["error_message"]
+    assert shop.events("b") == ["submitted", "submitted", "aborted"]
+    # The other one is gone, and nobody knows whether it had sent it.
+    assert shop.sync().outcomes == {"unconfirmed": 1}
+    assert shop.sent == ["A"]
+
+
+def test_what_a_run_says_late_counts_more_than_the_doubt_of_another_one(shop: Shop) -> None:
+    shop.order("B")
+    crashed(shop, ("b", "B", None, "5"))
+    alive = shop.syncs[-1]._ledger
+    row = Row("my-store", "b", "B", refund_subtotal=Decimal(5))
+    refunded = alive.outcome(row, RefundResult("B", Outcome.REFUNDED))
+    assert shop.sync().outcomes == {"unconfirmed": 1}
+    assert shop.states() == {"b": "unconfirmed"}
+    alive.append([refunded])
+    assert shop.states() == {"b": "refunded"}
+    assert shop.events("b") == ["submitted", "unconfirmed", "refunded"]
+    assert shop.sync(resend=frozenset({Outcome.UNCONFIRMED})).skipped == 1
+    assert not shop.sent
+
+
+def test_another_amount_that_another_run_has_sent_meanwhile_is_a_conflict(shop: Shop) -> None:
+    def refund_more() -> None:
+        shop.clear()
+        shop.refund(("b", "B", None, "6"))
+        shop.sync()
+
+    shop.order("B")
+    shop.refund(("b", "B", None, "5"))
+    assert overtaken(shop, refund_more).outcomes == {"aborted": 1}
+    assert len(shop.sent) == 1
+    shop.clear()
+    shop.refund(("b", "B", None, "5"))
+    assert shop.sync().outcomes == {"conflict": 1}
 
 
 # Conflicts
@@ -346,11 +427,11 @@ def test_a_timeout_while_rows_are_looked_up_leaves_every_row_with_an_outcome(sho
         look_up = sync._ledger.histories
         calls: list[int] = []
 
-        def failing(rows: Any) -> Any:
+        def failing(rows: Any, **without: Any) -> Any:
             calls.append(1)
             if len(calls) == 2:
                 raise TimeoutError("Timeout, PID: 1")
-            return look_up(rows)
+            return look_up(rows, **without)
 
         sync._ledger.histories = failing  # type: ignore[method-assign]
 
