@@ -65,7 +65,7 @@ class History:
     """What the entries of one key come to.
 
     :param standing: The newest that says what Talkable made of it.
-    :param doubt: The newest ``submitted`` after it, if nothing says what became of that.
+    :param doubt: The first ``submitted`` after it, if nothing says what became of that.
     :param newest: The newest entry of all.
     """
 
@@ -87,7 +87,7 @@ class History:
             elif newest.event not in _OF_THE_ROW:
                 standing = newest
                 doubts.clear()
-        return cls(standing, max(doubts.values(), key=_id, default=None), newest)
+        return cls(standing, next(iter(doubts.values()), None), newest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +97,16 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """It is settled: nothing is sent and nothing is written.
+    """It is settled: nothing is sent.
 
     :param entry: What settled it. Of an entry of the same task in the same DAG run the outcome
         counts as this run's: a retry must not turn a failure into a success.
+    :param is_hidden: Whether the newest entry is of a run that gave way or was stopped: the ledger is told
+        again what settled it.
     """
 
     entry: Entry
+    is_hidden: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,9 @@ def decide(
     again = standing.event in resend
     if not (standing.is_about(row) or (again and standing.event in _NOT_TAKEN)):
         return _conflict(row, standing, newest, resend)
-    return Send() if again or standing.event == Outcome.FAILED else Skip(standing)
+    if again or standing.event == Outcome.FAILED:
+        return Send()
+    return Skip(standing, is_hidden=newest is not None and newest.event in _NOTHING_HAPPENED)
 
 
 def _conflict(row: Row, sent: Entry, newest: Entry | None, resend: AbstractSet[Outcome]) -> Decision:
@@ -172,10 +177,6 @@ def _note_once(note: Note, newest: Entry | None) -> Decision:
     if newest and (newest.event, newest.error_message) == (note.outcome, note.message):
         return Skip(newest)
     return note
-
-
-def _id(entry: Entry) -> str:
-    return entry.entry_id
 
 
 def told(refund: Row | Entry) -> str:

@@ -176,7 +176,7 @@ class Ledger:
         )
 
     def restated(self, row: Row, entry: Entry) -> Values:
-        """The entry that repeats what an earlier one has settled, after a ``submitted`` that was not sent."""
+        """The entry that repeats what an earlier one has settled."""
         return self._entry(
             row,
             entry.event,

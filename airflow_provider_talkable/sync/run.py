@@ -218,16 +218,19 @@ class RefundSync:
                     self._decided.append(row)
                 case Note(outcome, message, doubt):
                     self._note(row, outcome, message, doubt)
-                case Skip(entry) if entry.is_of_this_task:
-                    self.summary.count(
-                        row,
-                        entry.event,
-                        entry.error_message,
-                        referral_id=entry.referral_id,
-                        ad_rewarded=entry.ad_rewarded,
-                    )
-                case Skip():
-                    self.summary.skipped += 1
+                case Skip(entry, is_hidden):
+                    if is_hidden:
+                        self._unrecorded.append(self._ledger.restated(row, entry))
+                    if entry.is_of_this_task:
+                        self.summary.count(
+                            row,
+                            entry.event,
+                            entry.error_message,
+                            referral_id=entry.referral_id,
+                            ad_rewarded=entry.ad_rewarded,
+                        )
+                    else:
+                        self.summary.skipped += 1
 
     def _next_batch(self, size: int) -> list[Row]:
         """Rows to send now, less those that no longer make sense to send."""

@@ -247,6 +247,20 @@ def test_what_a_run_says_late_counts_more_than_the_doubt_of_another_one(shop: Sh
     assert not shop.sent
 
 
+def test_what_is_settled_is_told_again_where_a_run_that_gave_way_hides_it(shop: Shop) -> None:
+    shop.order("B")
+    shop.refund(("b", "B", None, "5"))
+    shop.sync()
+    gave_way = shop.syncs[-1]._ledger
+    row = Row("my-store", "b", "B", refund_subtotal=Decimal(5))
+    gave_way.append([gave_way.submitted(row), gave_way.outcome(row, RefundResult("B", Outcome.ABORTED))])
+    assert shop.sync().skipped == 1
+    assert shop.events("b") == ["submitted", "refunded", "submitted", "aborted", "refunded"]
+    before = shop.ledger()
+    assert shop.sync().skipped == 1
+    assert shop.ledger() == before
+
+
 def test_another_amount_that_another_run_has_sent_meanwhile_is_a_conflict(shop: Shop) -> None:
     def refund_more() -> None:
         shop.clear()
