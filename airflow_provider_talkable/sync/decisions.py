@@ -32,6 +32,7 @@ _OF_THE_ROW = frozenset({Outcome.INVALID, Outcome.CONFLICT})
 class Entry:
     """What a decision needs of an entry of the ledger; its fields are named as the ledger's columns.
 
+    :param attempts: How many requests it took; ``None``: it repeats what an earlier entry has settled.
     :param is_of_this_task: Whether this try or an earlier one of the same task in the same DAG run
         wrote it.
     """
@@ -42,6 +43,7 @@ class Entry:
     refunded_at: datetime | None = None
     refund_subtotal: Decimal | None = None
     error_message: str | None = None
+    attempts: int | None = 0
     referral_id: str | None = None
     ad_rewarded: bool | None = None
     is_of_this_task: bool = False
@@ -81,7 +83,7 @@ class History:
         for newest in entries:
             if newest.event == SUBMITTED:
                 doubts[newest.writer] = newest
-            elif newest.event in _NOTHING_HAPPENED:
+            elif newest.event in _NOTHING_HAPPENED or newest.attempts is None:
                 # Of what another run may be sending at this time it says nothing.
                 doubts.pop(newest.writer, None)
             elif newest.event not in _OF_THE_ROW:

@@ -176,7 +176,7 @@ class Ledger:
         )
 
     def restated(self, row: Row, entry: Entry) -> Values:
-        """The entry that repeats what an earlier one has settled."""
+        """The entry that repeats what an earlier one has settled; without ``attempts``, as it took none."""
         return self._entry(
             row,
             entry.event,

@@ -38,6 +38,7 @@ from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.sandbox.arguments import add_arguments
 from airflow_provider_talkable.sync.discrepancies import Discrepancy, Kind
 from airflow_provider_talkable.sync.ledger import Ledger, TaskRun, _columns
+from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.reconcile import Report, report_columns
 from airflow_provider_talkable.sync.rows import ROW_COLUMNS, Row
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
@@ -69,6 +70,10 @@ def test_the_queries_over_the_ledger(shop: Shop, postgres_shop: Shop) -> None:
         where.order("B", referral=LATE)
         where.refund("A", "B", "X")
         where.sync()
+        gave_way = where.syncs[-1]._ledger
+        hidden = Row("my-store", "B", "B")
+        gave_way.append([gave_way.outcome(hidden, RefundResult("B", Outcome.ABORTED))])
+        assert where.sync().skipped == 3
         with where.engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE refunds ADD COLUMN refund_id TEXT")
             connection.exec_driver_sql("ALTER TABLE refunds ADD COLUMN order_number TEXT")
