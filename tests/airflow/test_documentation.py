@@ -38,7 +38,6 @@ from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.sandbox.arguments import add_arguments
 from airflow_provider_talkable.sync.discrepancies import Discrepancy, Kind
 from airflow_provider_talkable.sync.ledger import Ledger, TaskRun, _columns
-from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.reconcile import Report, report_columns
 from airflow_provider_talkable.sync.rows import ROW_COLUMNS, Row
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
