@@ -103,12 +103,12 @@ class Skip:
 
     :param entry: What settled it. Of an entry of the same task in the same DAG run the outcome
         counts as this run's: a retry must not turn a failure into a success.
-    :param is_hidden: Whether the newest entry is of a run that gave way or was stopped: the ledger is told
-        again what settled it.
+    :param hidden_by: The newest entry, if it says less, as that of a run that gave way, or of a row that was
+        mended since: the ledger is told again what settled it.
     """
 
     entry: Entry
-    is_hidden: bool = False
+    hidden_by: Entry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +126,9 @@ class Note:
 Decision = Send | Skip | Note
 
 _IN_DOUBT = (
-    "An earlier run was stopped before it knew whether Talkable took this partial refund, and a repeat might "
-    "be counted again: look the order up in Talkable and, if it is not refunded there, name 'unconfirmed' "
-    "in resend"
+    "Another run was stopped before it knew whether Talkable took this partial refund, or still waits for "
+    "the answer, and a repeat might be counted again: look the order up in Talkable and, if it is not "
+    "refunded there, name 'unconfirmed' in resend of a new DAG run"
 )
 
 
@@ -149,19 +149,22 @@ def decide(
     if doubt:
         if not doubt.is_about(row):
             return _conflict(row, doubt, newest, resend)
-        if row.refund_subtotal is None or Outcome.UNCONFIRMED in resend:
+        if row.refund_subtotal is None:
             return Send()
         return Note(Outcome.UNCONFIRMED, _IN_DOUBT, doubt)
     if standing is None:
         return Send()
     if standing.writer == writer:
         return Skip(standing)
-    again = standing.event in resend
+    # Whoever names it has looked the order up before this DAG run, not between two tries of its task.
+    is_looked_up = standing.event != Outcome.UNCONFIRMED or not standing.is_of_this_task
+    again = standing.event in resend and is_looked_up
     if not (standing.is_about(row) or (again and standing.event in _NOT_TAKEN)):
         return _conflict(row, standing, newest, resend)
     if again or standing.event == Outcome.FAILED:
         return Send()
-    return Skip(standing, is_hidden=newest is not None and newest.event in _NOTHING_HAPPENED)
+    is_hidden = newest is not None and newest.event in _NOTHING_HAPPENED | _OF_THE_ROW
+    return Skip(standing, hidden_by=newest if is_hidden else None)
 
 
 def _conflict(row: Row, sent: Entry, newest: Entry | None, resend: AbstractSet[Outcome]) -> Decision:

@@ -154,11 +154,11 @@ class Ledger:
         """The entry that a refund is about to be sent."""
         return self._entry(row, SUBMITTED)
 
-    def outcome(self, row: Row, result: RefundResult, *, doubt: Entry | None = None) -> Values:
+    def outcome(self, row: Row, result: RefundResult, *, after: str | None = None) -> Values:
         """The entry that says what became of it.
 
-        :param doubt: The ``submitted`` of another run that this is about: the entry sorts right after it,
-            and before whatever that run has come to meanwhile.
+        :param after: The id of an entry that this one is about: it sorts right after that, and before
+            whatever another run has come to meanwhile.
         """
         referral = result.referral or {}
         referral_id = referral.get("id")
@@ -172,17 +172,21 @@ class Ledger:
             referral_id=storable(referral_id, 64),
             referral_status=storable(status, 32),
             ad_rewarded=result.ad_rewarded,
-            **({"entry_id": self._id(int(doubt.entry_id[:TICKS], 16) + 1)} if doubt else {}),
+            **self._sorted(after),
         )
 
-    def restated(self, row: Row, entry: Entry) -> Values:
-        """The entry that repeats what an earlier one has settled; without ``attempts``, as it took none."""
+    def restated(self, row: Row, entry: Entry, *, after: str) -> Values:
+        """The entry that repeats what an earlier one has settled; without ``attempts``, as it took none.
+
+        :param after: The id of the entry that hides it, as above.
+        """
         return self._entry(
             row,
             entry.event,
             error_message=entry.error_message,
             referral_id=entry.referral_id,
             ad_rewarded=entry.ad_rewarded,
+            **self._sorted(after),
         )
 
     def _entry(self, row: Row, event: str, **values: object) -> Values:
@@ -206,6 +210,9 @@ class Ledger:
         """
         self._ticks = max(time.time_ns(), self._ticks + 1)
         return self._id(self._ticks)
+
+    def _sorted(self, after: str | None) -> Values:
+        return {"entry_id": self._id(int(after[:TICKS], 16) + 1)} if after else {}
 
     def _id(self, ticks: int) -> str:
         return f"{ticks:0{TICKS}x}{self.writer}"

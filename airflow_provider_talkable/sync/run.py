@@ -22,7 +22,7 @@ from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.sync.decisions import Entry, History, Note, Send, Skip, decide
+from airflow_provider_talkable.sync.decisions import History, Note, Send, Skip, decide
 from airflow_provider_talkable.sync.ledger import Ledger, Values
 from airflow_provider_talkable.sync.progress import Progress
 from airflow_provider_talkable.sync.rows import Row
@@ -111,6 +111,7 @@ class RefundSync:
         self._decided: deque[Row] = deque()
         self._not_handed_over: list[Row] = []
         self._unrecorded: list[Values] = []
+        self._to_be_resumed: list[tuple[Row, RefundResult]] = []
 
     @property
     def retry_after(self) -> float | None:
@@ -159,11 +160,13 @@ class RefundSync:
         while True:
             self._look_for_reasons_to_stop()
             size = self._batch_size()
-            if not self._is_read and len(self._decided) < size:
+            is_paused = self.paused_site is not None
+            if not is_paused and not self._is_read and len(self._decided) < size:
                 self._decide()
-            self._hand_over(self._next_batch(size) if self._sender.unfinished <= size else [])
+            has_room = not is_paused and self._sender.unfinished <= size
+            self._hand_over(self._next_batch(size) if has_room else [])
             self._progress.tell(self.summary)
-            is_fed = self._is_read and not self._decided
+            is_fed = is_paused or (self._is_read and not self._decided)
             if is_fed and not self._sender.outstanding:
                 return
             for row, result in self._sender.take(until=0 if is_fed else size, timeout=_TICK):
@@ -174,18 +177,25 @@ class RefundSync:
             if time.monotonic() > self._ended_at + GRACE:
                 self._sender.cancel()
             return
-        if self.paused_site:
-            return
-        if reason := self._stop_asked or self._sender.client.stopped:
+        client = self._sender.client
+        if reason := self._stop_asked or (None if self.paused_site else client.stopped):
             log.error("The sync stops: %s", reason.args[0])
             self._begin_to_end(reason)
-        elif self._rules.pause_when_throttled and (exhausted := self._sender.client.exhausted_sites):
-            self.paused_site = next(iter(exhausted))
-            self._is_read = True
-            self._decided.clear()
+        elif self._rules.pause_when_throttled and (exhausted := client.exhausted_sites):
+            self._pause(next(iter(exhausted)))
+
+    def _pause(self, site: str) -> None:
+        """Begin nothing more, to be resumed once the site is not throttled."""
+        if self.paused_site is None:
+            self.paused_site = site
             self._sender.stop(TalkableError("the run pauses while Talkable throttles"))
 
     def _begin_to_end(self, reason: TalkableError) -> None:
+        # There is no other run then that counts what was to be resumed.
+        self.paused_site = None
+        for row, result in self._to_be_resumed:
+            self._count(row, result)
+        self._to_be_resumed.clear()
         self._ending = reason
         self._ended_at = time.monotonic()
         self._sender.stop(reason)
@@ -217,10 +227,10 @@ class RefundSync:
                 case Send():
                     self._decided.append(row)
                 case Note(outcome, message, doubt):
-                    self._note(row, outcome, message, doubt)
-                case Skip(entry, is_hidden):
-                    if is_hidden:
-                        self._unrecorded.append(self._ledger.restated(row, entry))
+                    self._note(row, outcome, message, after=doubt.entry_id if doubt else None)
+                case Skip(entry, hidden_by):
+                    if hidden_by:
+                        self._unrecorded.append(self._ledger.restated(row, entry, after=hidden_by.entry_id))
                     if entry.is_of_this_task:
                         self.summary.count(
                             row,
@@ -265,47 +275,50 @@ class RefundSync:
         looks for the other's: at most one of them sends, and a partial refund is sent at most once.
         """
         partial = [row for row in batch if row.refund_subtotal is not None]
-        own = frozenset(entry["entry_id"] for entry in submitted)
-        histories = self._ledger.histories(partial, without=own)
+        own = [entry["entry_id"] for entry in submitted]
+        histories = self._ledger.histories(partial, without=frozenset(own))
         kept = []
-        for row in batch:
+        for row, entry_id in zip(batch, own, strict=True):
             history = histories.get((row.site_slug, row.refund_key), History())
             match decide(row, history, resend=self._rules.resend, writer=self._ledger.writer):
                 case Send():
                     kept.append(row)
                 case Skip(entry):
-                    self._unrecorded.append(self._ledger.restated(row, entry))
+                    self._unrecorded.append(self._ledger.restated(row, entry, after=entry_id))
                     self.summary.skipped += 1
                 case Note():
-                    self._note(row, Outcome.ABORTED, _CONTESTED)
+                    self._note(row, Outcome.ABORTED, _CONTESTED, after=entry_id)
         return kept
 
     def _keep(self, row: Row, result: RefundResult) -> None:
         """Note what became of a refund that was handed over."""
         if result.error_message:
             result = replace(result, error_message=without_people(result.error_message))
-        referral = result.referral or {}
         self._unrecorded.append(self._ledger.outcome(row, result))
         self.summary.sent += result.attempts > 0
-        if not self._is_to_be_resumed(result.outcome):
-            self.summary.count(
-                row,
-                result.outcome,
-                result.error_message,
-                referral_id=referral.get("id"),
-                ad_rewarded=result.ad_rewarded,
-            )
+        is_throttled = result.outcome is Outcome.THROTTLED
+        if is_throttled and self._rules.pause_when_throttled and not self._ending:
+            self._pause(row.site_slug)
+        if self.paused_site and (is_throttled or result.outcome is Outcome.ABORTED):
+            self._to_be_resumed.append((row, result))
+        else:
+            self._count(row, result)
 
-    def _note(self, row: Row, outcome: Outcome, message: str, doubt: Entry | None = None) -> None:
+    def _count(self, row: Row, result: RefundResult) -> None:
+        referral = result.referral or {}
+        self.summary.count(
+            row,
+            result.outcome,
+            result.error_message,
+            referral_id=referral.get("id"),
+            ad_rewarded=result.ad_rewarded,
+        )
+
+    def _note(self, row: Row, outcome: Outcome, message: str, *, after: str | None = None) -> None:
         """Note what becomes of a refund that is not sent."""
         result = RefundResult(row.origin_slug, outcome, error_message=message)
-        self._unrecorded.append(self._ledger.outcome(row, result, doubt=doubt))
-        self.summary.count(row, outcome, message)
-
-    def _is_to_be_resumed(self, outcome: Outcome) -> bool:
-        if outcome is Outcome.THROTTLED:
-            return self._rules.pause_when_throttled
-        return outcome is Outcome.ABORTED and self.paused_site is not None
+        self._unrecorded.append(self._ledger.outcome(row, result, after=after))
+        self._count(row, result)
 
     def _log_what_the_ledger_lacks(self) -> None:
         """Without a ledger the log is the only place left to say what became of a refund."""

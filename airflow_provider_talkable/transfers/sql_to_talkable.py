@@ -67,7 +67,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
     :param ledger_table: The ledger's table, quoted as it is; made if it is missing.
     :param ledger_schema: Its schema, quoted as it is; default: the connection's.
     :param resend: Outcomes to try again although they are settled or held: ``not_found``, ``rejected``,
-        ``unconfirmed``, ``conflict``.
+        ``unconfirmed``, ``conflict``; what became ``unconfirmed`` in another DAG run only.
     :param fail_on: The outcomes that count as failures; default: those that lost something.
     :param max_failure_ratio: The share of failures, 0 to 1, above which the task fails once every row has
         its outcome; of the refunds that this DAG run was the first to settle or try.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -126,7 +127,8 @@ def test_what_is_done_with_another_refund_of_the_same_key(now: Row, events: str,
         ("submitted not_found", "not_found", "send", "send"),
         ("submitted rejected", "rejected", "send", "send"),
         ("submitted unconfirmed", "unconfirmed", "send", "conflict"),
-        ("submitted", "unconfirmed", "send", "conflict"),
+        # Nobody can have looked up what a run is perhaps still sending.
+        ("submitted", "unconfirmed", "unconfirmed", "conflict"),
         ("submitted unconfirmed", "conflict", "skip", "send"),
         ("submitted refunded", "conflict", "skip", "send"),
         ("submitted refunded", "not_found", "skip", "conflict"),
@@ -183,6 +185,14 @@ def test_a_resumed_run_does_not_try_its_own_failures_again() -> None:
     assert outcome(after(FULL, "submitted@me throttled@me", writer="me")) == "send"
     assert outcome(after(FULL, "submitted@me aborted@me", writer="me")) == "send"
     assert outcome(after(FULL, "submitted@you failed@you", writer="me")) == "send"
+
+
+def test_a_retry_of_the_task_does_not_repeat_what_its_first_try_left_unconfirmed() -> None:
+    *earlier, last = entries(PARTIAL, "submitted unconfirmed submitted unconfirmed")
+    resend = frozenset({Outcome.UNCONFIRMED})
+    own = History.of([*earlier, replace(last, is_of_this_task=True)])
+    assert outcome(decide(PARTIAL, own, resend=resend)) == "skip"
+    assert outcome(decide(PARTIAL, History.of([*earlier, last]), resend=resend)) == "send"
 
 
 def test_every_outcome_of_a_lone_entry_leads_to_a_decision() -> None:

@@ -215,7 +215,8 @@ def test_what_another_run_has_sent_meanwhile_is_not_sent_again(shop: Shop) -> No
     [first, last] = [entry for entry in shop.ledger() if entry["event"] == "refunded"]
     for column in ("origin_slug", "refund_subtotal", "referral_id", "ad_rewarded"):
         assert first[column] == last[column] is not None
-    assert (first["attempts"], last["attempts"]) == (1, None)
+    # The one that took no request sorts right after its run's submitted, which is older here.
+    assert (first["attempts"], last["attempts"]) == (None, 1)
     assert shop.sync().skipped == 2
     assert shop.sync(resend=frozenset({Outcome.NOT_FOUND})).sent == 1
 
@@ -227,7 +228,7 @@ def test_what_another_run_may_be_sending_is_left_to_it(shop: Shop) -> None:
     assert shop.sent == ["A"]
     assert summary.outcomes == {"refunded": 1, "aborted": 1}
     assert "another run" in summary.failures[0]["error_message"]
-    assert shop.events("b") == ["submitted", "submitted", "aborted"]
+    assert shop.events("b") == ["submitted", "aborted", "submitted"]
     # The other one is gone, and nobody knows whether it had sent it.
     assert shop.sync().outcomes == {"unconfirmed": 1}
     assert shop.sent == ["A"]
@@ -255,14 +256,49 @@ def test_what_is_settled_is_told_again_where_a_run_that_gave_way_hides_it(shop: 
     gave_way = shop.syncs[-1]._ledger
     row = Row("my-store", "b", "B", refund_subtotal=Decimal(5))
     gave_way.append([gave_way.submitted(row), gave_way.outcome(row, RefundResult("B", Outcome.ABORTED))])
-    task = {"task_run": TaskRun("shop", "manual__1", "sync", -1, 1)}
-    assert shop.sync(ledger=Ledger(shop.engine, **task)).skipped == 1
+    task_run = TaskRun("shop", "manual__1", "sync", -1, 1)
+    assert shop.sync(ledger=Ledger(shop.engine, task_run=task_run)).skipped == 1
     assert shop.events("b") == ["submitted", "refunded", "submitted", "aborted", "refunded"]
     before = shop.ledger()
     # What a task has only told again does not count as its own when it is tried again.
-    again = shop.sync(ledger=Ledger(shop.engine, **task))
+    again = shop.sync(ledger=Ledger(shop.engine, task_run=task_run))
     assert (again.skipped, again.outcomes) == (1, {})
     assert shop.ledger() == before
+
+
+def test_what_a_run_may_be_sending_is_not_sent_by_one_that_resends(shop: Shop) -> None:
+    shop.order("B")
+    crashed(shop, ("b", "B", None, "5"))
+    resend = frozenset({Outcome.UNCONFIRMED})
+    assert shop.sync(resend=resend).outcomes == {"unconfirmed": 1}
+    assert not shop.sent
+    assert shop.sync(resend=resend).outcomes == {"refunded": 1}
+    assert shop.sent == ["B"]
+
+
+def test_of_two_runs_that_resend_at_most_one_sends(shop: Shop) -> None:
+    shop.order("B")
+    crashed(shop, ("b", "B", None, "5"))
+    shop.sync()
+    resend = frozenset({Outcome.UNCONFIRMED})
+    overtaken(shop, lambda: shop.sync(resend=resend), resend=resend)
+    assert shop.sent == ["B"]
+    assert shop.sync(resend=resend).skipped == 1
+    assert shop.states() == {"b": "refunded"}
+
+
+@pytest.mark.parametrize("event", ["conflict", "invalid"])
+def test_what_is_settled_is_told_again_once_the_row_is_mended(shop: Shop, event: str) -> None:
+    shop.order("A")
+    shop.refund(("a", "A", None, "5"))
+    shop.sync()
+    shop.clear()
+    shop.refund(("a", "A", *((None, "6") if event == "conflict" else ("never", "5"))))
+    assert shop.sync().outcomes == {event: 1}
+    shop.clear()
+    shop.refund(("a", "A", None, "5"))
+    assert shop.sync().skipped == 1
+    assert shop.events("a") == ["submitted", "refunded", event, "refunded"]
 
 
 def test_another_amount_that_another_run_has_sent_meanwhile_is_a_conflict(shop: Shop) -> None:
@@ -566,6 +602,47 @@ def test_a_pause_for_throttling_is_resumed_with_the_same_summary(shop: Shop) -> 
     assert (summary.referred, summary.rewarded) == (41, 1)
     assert summary.requests == len(shop.sent)
     assert {f["refund_key"] for f in summary.failures} == {"unknown", "bad"}
+
+
+def test_a_lone_refund_that_is_throttled_pauses_the_run(shop: Shop) -> None:
+    shop.order("A")
+    shop.refund("A")
+    shop.sandbox.dials.next(*[Canned(429)] * 40)
+    rules: dict[str, Any] = {"pause_when_throttled": True, "policy": RetryPolicy(throttle_patience=2)}
+    assert shop.sync(**rules).outcomes == {}
+    assert shop.syncs[-1].paused_site == "my-store"
+    assert shop.states() == {"A": "throttled"}
+    shop.sandbox.dials._next.clear()
+    ledger = Ledger(shop.engine, writer=shop.syncs[-1]._ledger.writer)
+    assert shop.sync(ledger=ledger, **rules).outcomes == {"refunded": 1}
+
+
+def test_a_pause_that_is_stopped_counts_every_refund(shop: Shop) -> None:
+    slugs = [f"order-{n}" for n in range(40)]
+    shop.order(*slugs)
+    shop.refund(*slugs)
+    shop.sandbox.dials.next(*[Canned(429, headers={"Retry-After": "60"})] * 40)
+
+    def stop_when_paused(sync: RefundSync) -> None:
+        pause = sync._pause
+
+        def pausing(site: str) -> None:
+            pause(site)
+            sync.stop("the task was stopped from outside")
+
+        sync._pause = pausing  # type: ignore[method-assign]
+
+    summary = shop.sync(
+        before=stop_when_paused,
+        pause_when_throttled=True,
+        pace=Pace(max_in_flight=4, initial_rate=None),
+        policy=RetryPolicy(throttle_patience=1),
+    )
+    assert shop.syncs[-1].paused_site is None
+    assert summary.stopped == "the task was stopped from outside"
+    assert summary.outcomes.keys() == {"throttled", "aborted"}
+    assert summary.outcomes.total() == summary.rows == 40
+    assert Counter(shop.states().values()) == summary.outcomes
 
 
 def test_a_retry_of_the_task_still_counts_what_failed_before(shop: Shop) -> None:
