@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import ssl
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import ip_address
@@ -185,6 +186,14 @@ def _timeout(text: str) -> float:
 def _ca_bundle(path: str) -> str | None:
     if path and not Path(path).exists():
         raise InvalidConnection(f"ca_bundle={path!r}: there is no such file on this worker")
+    if path and Path(path).is_file():
+        try:
+            ssl.create_default_context(cafile=path)
+        except OSError as error:
+            raise InvalidConnection(
+                f"ca_bundle={path!r}: cannot be read as PEM certificates ({error}); give a file that begins "
+                "with -----BEGIN CERTIFICATE-----"
+            ) from None
     return path or None
 
 

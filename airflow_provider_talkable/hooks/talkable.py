@@ -345,8 +345,10 @@ def _try_key(config: ClientConfig, site_slug: str) -> tuple[bool, str]:
         other = config.with_auth_scheme(config.auth_scheme.other)
         try:
             _ask_once(other, site_slug)
-        except TalkableError:
+        except TalkableAuthError:
             return False, f"{refused}; auth_scheme {other.auth_scheme} is refused too"
+        except TalkableError as error:
+            return False, f"{refused}; nobody knows of auth_scheme {other.auth_scheme}, try again: {error}"
         return False, (
             f"The API key is refused with auth_scheme {config.auth_scheme} and accepted with "
             f"{other.auth_scheme}: set auth_scheme to {other.auth_scheme}"

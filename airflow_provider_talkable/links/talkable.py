@@ -61,7 +61,7 @@ class TalkableLedgerLink(_PushedLink):
 
 
 def _xcom_page(ti: Any) -> str:
-    """The page with the task's XComs. Without a configured address it is relative to the page it is on."""
+    """The page with the task's XComs; relative to the page it is on where Airflow 3 knows no address."""
     if __version__.startswith("2."):
         query: Mapping[str, Any] = {"dag_run_id": ti.run_id, "task_id": ti.task_id, "tab": "xcom"}
         if ti.map_index >= 0:

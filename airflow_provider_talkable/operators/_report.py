@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
 from airflow_provider_talkable.protocol.errors import TalkableError, printable
+from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.referrals import ReferralResult
 from airflow_provider_talkable.protocol.results import RefundResult
 
@@ -19,7 +20,7 @@ Results = Sequence[RefundResult | ReferralResult]
 
 
 def report(what: str, results: Results, fail_on: AbstractSet[str]) -> None:
-    """Log the counts by outcome and the first of the losses.
+    """Log the counts by outcome and the first of the losses, without the addresses that Talkable names.
 
     :param what: What the results are of, e.g. ``refunds``.
     :param fail_on: The outcomes that fail the task.
@@ -31,10 +32,13 @@ def report(what: str, results: Results, fail_on: AbstractSet[str]) -> None:
     losses = [result for result in results if not result.outcome.is_success]
     level = logging.ERROR if failures else logging.WARNING
     for result in losses[:_SHOWN_LOSSES]:
-        log.log(level, "%s: %s: %s", printable(result.origin_slug), result.outcome, result.error_message)
+        reason = without_people(result.error_message)
+        log.log(level, "%s: %s: %s", printable(result.origin_slug), result.outcome, reason)
     if len(losses) > _SHOWN_LOSSES:
         log.log(level, "… and %d more", len(losses) - _SHOWN_LOSSES)
     if len(results) == 1 and failures:
+        if failures[0].error:
+            failures[0].error.args = tuple(map(without_people, failures[0].error.args))
         failures[0].raise_for_outcome()
     if failures:
         kinds = {type(result.error) for result in failures if result.error}

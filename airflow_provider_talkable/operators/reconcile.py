@@ -37,7 +37,7 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
 
     Each discrepancy becomes a row of a table, in which a retry replaces what the try before it wrote. A
     summary is pushed to XCom, as ``return_value`` if the task succeeds and under the key ``summary``
-    always.
+    also if it fails for what it found or could not ask.
 
     :param ask_talkable: Ask Talkable for the referrals of who bought, for each settled refund of a whole
         order that may belong to one. Needs the column ``email``. Only this finds what was rewarded
@@ -121,10 +121,10 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
         context["ti"].xcom_push(key="summary", value=summary.as_dict())
         for line in summary.lines():
             log.info("%s", line)
-        self._judge(summary)
         if failure:
             # What is known is in the report; a retry asks again.
             raise failure.with_traceback(None)
+        self._judge(summary)
         return summary.as_dict()
 
     def _asking(self, hook: TalkableHook) -> Asking:

@@ -33,8 +33,8 @@ class TalkableReferralOperator(BaseOperator):
     success, and so is an order that belongs to no referral: orders need not be filtered.
 
     All of a list is tried before the task fails. The results are in XCom either way: as
-    ``return_value`` if the task succeeds, under the key ``results`` always. One slug gives one
-    dictionary, a list gives a list in the same order::
+    ``return_value`` if the task succeeds, under the key ``results`` also if outcomes fail it. One slug
+    gives one dictionary, a list gives a list in the same order::
 
         {"origin_slug", "outcome", "referral", "error_message"}
 

@@ -107,12 +107,12 @@ class TalkableReferralSensor(BaseSensorOperator):
         try:
             referrals = self._hook().referrals_as_friend(self._person())
         except (TalkablePersonNotFound, TalkableThrottled) as error:
-            log.warning("%s; waiting", error)
+            log.warning("%s; waiting", without_people(str(error)))
             return PokeReturnValue(False)
         except TalkableError as error:
             if not error.retryable:
                 raise
-            log.warning("%s; waiting", error)
+            log.warning("%s; waiting", without_people(str(error)))
             return PokeReturnValue(False)
         referral = awaited_referral(referrals, origin_id=origin_id, statuses=statuses)
         if referral is None:

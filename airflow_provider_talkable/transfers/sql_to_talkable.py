@@ -176,6 +176,8 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             log.info("The query returned %d rows, %d refunds", snapshot.rows, snapshot.refunds)
             self._base_url, self._sites = config.base_url, snapshot.sites
             if is_preview:
+                # Airflow takes each outlet of a task that succeeds for updated.
+                self.outlets = []
                 return self._tell(context, preview(snapshot, ledger, rules.resend))
             self._sync = RefundSync(
                 snapshot,

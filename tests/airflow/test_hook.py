@@ -174,6 +174,17 @@ def test_test_connection_says_which_auth_scheme_works(
     assert len(sandbox.requests) == 2
 
 
+def test_test_connection_calls_no_scheme_refused_that_got_no_answer(
+    sandbox: Sandbox, connect: Connect
+) -> None:
+    connect(sandbox)
+    sandbox.dials.next(Canned(401), Canned(429))
+    works, message = TalkableHook().test_connection()
+    assert not works
+    assert message.startswith("Talkable refused the API key")
+    assert "nobody knows of auth_scheme bearer, try again: Talkable throttles" in message
+
+
 def test_test_connection_fails_with_a_wrong_key(sandbox: Sandbox, connect: Connect) -> None:
     connect(sandbox, key="wrong-key")
     works, message = TalkableHook().test_connection()

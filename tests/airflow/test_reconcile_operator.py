@@ -115,7 +115,7 @@ def test_a_question_without_an_answer_fails_it_after_the_report(shop: Shop, conn
     connect(shop.sandbox, key="wrong")
     ti = TaskInstance("reconcile")
     with pytest.raises(TalkableAuthError, match="Talkable refused the API key"):
-        shop.reconcile(ti=ti, ask_talkable=True, max_discrepancies=2)
+        shop.reconcile(ti=ti, ask_talkable=True)
     assert (ti.xcom["summary"]["asked"], ti.xcom["summary"]["unanswered"]) == (2, 2)
     assert shop.report() == [("rewarded", "B", None), ("missing", "C", None)]
 

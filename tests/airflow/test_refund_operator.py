@@ -331,6 +331,18 @@ def test_a_hostile_slug_or_answer_forges_no_log_line(shop: Sandbox, logged: Call
     assert "\nERROR forged" not in log
 
 
+@pytest.mark.parametrize("slugs", ["A", ["A", "B"]], ids=["one", "list"])
+def test_an_address_in_an_answer_is_not_logged(
+    shop: Sandbox, logged: Callable[[], str], slugs: str | list[str]
+) -> None:
+    shop.dials.next(Canned(400, b'{"ok": false, "error_message": "jane@example.com is blocked"}'))
+    with pytest.raises(TalkableError) as caught:
+        run(origin_slug=slugs)
+    log = logged()
+    assert "[redacted] is blocked" in log + str(caught.value)
+    assert "jane" not in log + str(caught.value)
+
+
 def test_redact_people_leaves_them_out_of_xcom_and_of_the_store(shop: Sandbox) -> None:
     ti, store = TaskInstance("refund"), Store()
     run(origin_slug=["A"], ti=ti, store=store, redact_people=True)

@@ -54,6 +54,15 @@ with DAG("deferred", schedule=None):
         outlets=[Asset("talkable://de/refunds")],
     )
 
+with DAG("previewed", schedule=None):
+    SqlToTalkableRefundOperator(
+        **refunds,
+        parameters={"site": "de"},
+        site_slug="de",
+        preview=True,
+        outlets=[Asset("talkable://de/refunds")],
+    )
+
 with DAG("after", schedule=[Asset("talkable://de/refunds")], start_date=datetime(2026, 1, 1)):
     TalkableRefundReconcileOperator(
         task_id="reconcile",
@@ -225,6 +234,11 @@ def test_a_throttled_task_is_deferred_and_goes_on_where_the_ledger_says(deployme
     assert "Site de is not throttled any more; going on" in deployment.logs()
     # The asset that it updates starts what is scheduled on it.
     deployment.wait_for({"success"}, dag_id="after")
+    # A preview does not.
+    deployment.command("dags", "trigger", "previewed")
+    deployment.wait_for({"success"}, dag_id="previewed")
+    table = "asset_event" if IS_AIRFLOW_3 else "dataset_event"
+    assert deployment.query(f"SELECT DISTINCT source_dag_id FROM {table}") == [("deferred",)]
 
 
 @pytest.mark.skipif(AIRFLOW < (3, 3), reason="Airflow has retry policies from 3.3 on")

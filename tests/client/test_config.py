@@ -67,6 +67,7 @@ def test_host_schema_and_port_make_the_base_url(fields: dict[str, object], base_
         ({"timeout": "soon"}, "^timeout"),
         ({"timeout": True}, "^timeout"),
         ({"ca_bundle": "/no/such/file.pem"}, "^ca_bundle='/no/such/file.pem'"),
+        ({"ca_bundle": __file__}, "^ca_bundle='.*py': cannot be read as PEM certificates"),
         ({"proxy": "proxy.example.com:3128"}, "^proxy: give a URL"),
     ],
 )
