@@ -106,11 +106,8 @@ class TalkableReferralSensor(BaseSensorOperator):
         origin_id, statuses = self._origin_id(), self._statuses()
         try:
             referrals = self._hook().referrals_as_friend(self._person())
-        except (TalkablePersonNotFound, TalkableThrottled) as error:
-            log.warning("%s; waiting", without_people(str(error)))
-            return PokeReturnValue(False)
         except TalkableError as error:
-            if not error.retryable:
+            if not (error.retryable or isinstance(error, (TalkablePersonNotFound, TalkableThrottled))):
                 raise
             log.warning("%s; waiting", without_people(str(error)))
             return PokeReturnValue(False)
