@@ -190,6 +190,8 @@ def read_result(response: Response) -> JsonObject:
             + "; set the connection's host to where Talkable answers by itself",
             http_status=status,
             retryable=False,
+            # Who sends a client elsewhere has done nothing (RFC 9110, 15.4).
+            may_have_acted=not 300 <= status < 400,
         )
     if payload is None:
         raise TalkableProtocolError(

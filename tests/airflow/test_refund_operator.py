@@ -303,7 +303,7 @@ def test_by_default_what_lost_something_fails() -> None:
 
 
 def test_a_refused_key_stops_the_run(shop: Sandbox, connect: Connect) -> None:
-    connect(shop, key="wrong")
+    connect(shop, key="wrong-api-key")
     ti = TaskInstance("refund")
     with pytest.raises(TalkableAuthError, match="3 of 3 refunds failed"):
         run(origin_slug=["A", "B", "C"], ti=ti)

@@ -145,7 +145,7 @@ def deployment(
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW_CONN_SHOP": json.dumps(connection_to_shop),
-        "AIRFLOW_CONN_REFUSED": f"talkable://http://:wrong@{sandbox.url.removeprefix('http://')}/",
+        "AIRFLOW_CONN_REFUSED": f"talkable://http://:wrong-api-key@{sandbox.url.removeprefix('http://')}/",
         # How soon another triggerer takes over from one that is gone.
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",

@@ -129,7 +129,7 @@ def test_each_site_has_a_pace_of_its_own(sandboxes: Sandboxes) -> None:
 
 
 def test_once_the_key_is_refused_nothing_more_is_sent(sandbox: Sandbox) -> None:
-    results = list(send(sandbox, orders(50), Pace(initial_rate=1), key="wrong"))
+    results = list(send(sandbox, orders(50), Pace(initial_rate=1), key="wrong-api-key"))
     assert {r.outcome for r in results} == {Outcome.ABORTED}
     assert {type(r.error) for r in results} == {TalkableAuthError}
     assert [r.attempts for r in results] == [1] + [0] * 49

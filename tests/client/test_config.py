@@ -68,7 +68,6 @@ def test_host_schema_and_port_make_the_base_url(fields: dict[str, object], base_
         ({"timeout": True}, "^timeout"),
         ({"ca_bundle": "/no/such/file.pem"}, "^ca_bundle='/no/such/file.pem'"),
         ({"ca_bundle": __file__}, "^ca_bundle='.*py': cannot be read as PEM certificates"),
-        ({"proxy": "proxy.example.com:3128"}, "^proxy: give a URL"),
     ],
 )
 def test_a_connection_that_cannot_work_is_refused_naming_field_and_remedy(
@@ -85,11 +84,20 @@ def test_a_missing_key_says_where_to_put_it(key: object) -> None:
         parse(api_key=key)
 
 
-@pytest.mark.parametrize("key", ["zq zq", "zqzq:", "zqézq", "zq\nzq"])
+@pytest.mark.parametrize("key", ["zqzqzq zqzq", "zqzqzqzqzq:", "zqzqézqzqzq", "zqzqzq\nzqzq"])
 def test_what_is_no_key_is_refused_without_showing_it(key: str) -> None:
     with pytest.raises(InvalidConnection, match=r"^API key \(password\): holds characters") as caught:
         parse(api_key=key)
     assert "zq" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["z", "zqz", "zqzqzqz"])
+def test_what_is_too_short_for_a_key_is_refused_without_showing_it(key: str) -> None:
+    with pytest.raises(
+        InvalidConnection, match=r"^API key \(password\): has . characters.* whole key"
+    ) as caught:
+        parse(api_key=key)
+    assert "z" not in str(caught.value)
 
 
 def test_a_line_break_after_the_key_is_dropped() -> None:
@@ -100,7 +108,7 @@ def test_defaults() -> None:
     config = parse()
     assert config.auth_scheme is AuthScheme.BASIC
     assert config.timeout == 30
-    assert (config.site_slug, config.ca_bundle, config.proxy) == (None, None, None)
+    assert (config.site_slug, config.proxy) == (None, None)
 
 
 def test_text_as_a_uri_carries_it() -> None:

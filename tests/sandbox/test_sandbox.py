@@ -179,7 +179,7 @@ def test_a_key_is_accepted_by_the_schemes_it_was_told_to(sandboxes: Sandboxes, s
         for tried in AuthScheme
     }
     assert statuses == {scheme: 200, scheme.other: 401}
-    assert call(sandbox, "GET", "/api/v2/campaigns?site_slug=my-store", key="wrong")[0] == 401
+    assert call(sandbox, "GET", "/api/v2/campaigns?site_slug=my-store", key="wrong-api-key")[0] == 401
     assert requests.get(f"{sandbox.url}/api/v2/campaigns", timeout=5).status_code == 401
 
 

@@ -393,7 +393,7 @@ def test_a_refused_key_is_asked_with_once(shop: Shop) -> None:
     shop.refund(*slugs)
     shop.sync(fetch_referral=True, pace=UNPACED)
     before = questions(shop.sandbox)
-    summary = reconcile(shop, key="wrong")
+    summary = reconcile(shop, key="wrong-api-key")
     assert (summary.unanswered, summary.unknown) == (100, 0)
     assert questions(shop.sandbox) - before <= 32
 
