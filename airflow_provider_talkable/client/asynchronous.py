@@ -161,21 +161,8 @@ class AsyncTalkableClient:
     ) -> tuple[Response, T]:
         async def attempt() -> tuple[Response, T]:
             gate = await self._take_place(site_slug, attempts)
-            sent_at = gate.pacer.clock() if gate else 0.0
             attempts.count += 1
-            response = await self._transport.exchange(request)
-            if response.status == 429:
-                self.throttled += 1
-            try:
-                answer = self._read(read, response)
-            except TalkableThrottled as error:
-                if gate:
-                    gate.throttled(sent_at, error.retry_after, self._policy.throttle_patience)
-                raise
-            finally:
-                if gate and response.status != 429:
-                    gate.accepted(sent_at)
-            return response, answer
+            return await self._exchange(request, read, gate)
 
         # Most requests succeed at once, and tenacity costs as much as sending one: it is brought in
         # when the first attempt has failed, and is told of that as if it had made it.
@@ -192,6 +179,22 @@ class AsyncTalkableClient:
             return await attempt()
 
         return await AsyncRetrying(sleep=self._sleep, **attempts.for_tenacity)(attempt_again)
+
+    async def _exchange(
+        self, request: Request, read: Callable[[Response], T], gate: _Gate | None
+    ) -> tuple[Response, T]:
+        """Exchange once, and let the site's pacer know what came of it."""
+        sent_at = gate.pacer.clock() if gate else 0.0
+        try:
+            answered = await self._transport.exchange(request, partial(self._read, read))
+        except TalkableError as error:
+            self.throttled += isinstance(error, TalkableThrottled)
+            if gate:
+                gate.failed(sent_at, error, self._policy.throttle_patience)
+            raise
+        if gate:
+            gate.accepted(sent_at)
+        return answered
 
     async def _take_place(self, site_slug: str, attempts: Attempts) -> _Gate | None:
         """Wait until the site's pacer lets the next request through.
@@ -244,8 +247,14 @@ class _Gate:
         self._throttled_since = None
         self.pacer.accepted(sent_at)
 
-    def throttled(self, sent_at: float, retry_after: float | None, patience: float) -> None:
-        """A 429 came."""
+    def failed(self, sent_at: float, error: TalkableError, patience: float) -> None:
+        """No answer came, a 429, or another one that is no success."""
+        if isinstance(error, TalkableThrottled):
+            self._throttled(sent_at, error.retry_after, patience)
+        elif error.http_status is not None:
+            self.accepted(sent_at)
+
+    def _throttled(self, sent_at: float, retry_after: float | None, patience: float) -> None:
         self.pacer.throttled(sent_at, retry_after)
         now = self.pacer.clock()
         if self._throttled_since is None:

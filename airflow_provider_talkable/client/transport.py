@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
 from yarl import URL
 
 from airflow_provider_talkable.client import failures
 from airflow_provider_talkable.client.config import USER_AGENT, ClientConfig
 from airflow_provider_talkable.protocol.answers import Response
-from airflow_provider_talkable.protocol.errors import TalkableConnectionError
+from airflow_provider_talkable.protocol.errors import TalkableConnectionError, TalkableProtocolError
 from airflow_provider_talkable.protocol.wire import Request
+
+T = TypeVar("T")
 
 # As long as a field or the status line may be for http.client, and so for requests.
 _LONGEST_LINE = 65536
-_LENGTHS = re.compile(rb"\r\ncontent-length:([^\r\n]*)", re.IGNORECASE)
+_LENGTH = re.compile(rb"\r\ncontent-length:([^\r\n]*)", re.IGNORECASE)
+_SEVERAL_LENGTHS = re.compile(
+    rb"\r\ncontent-length:[0-9 \t]*(?:,|\r\n(?:[^\r\n]+\r\n)*?content-length:)", re.IGNORECASE
+)
 
 
 class Transport:
@@ -55,25 +62,30 @@ class Transport:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._opened.aclose()
 
-    async def exchange(self, request: Request) -> Response:
-        """Send a request and return the answer, whatever it says.
+    async def exchange(self, request: Request, read: Callable[[Response], T]) -> tuple[Response, T]:
+        """Send a request, and return the answer and what it says.
 
         It takes the timeout at most to get a connection, and again to send and to read the answer.
 
+        :param read: Says what an answer says. Where it raises :class:`TalkableProtocolError` the connection
+            ends: who gave that answer may give the next one too.
         :raises TalkableConnectionError: if no complete answer came, saying whether the request may have
             been read.
-        :raises TalkableProtocolError: if the answer is far too long.
+        :raises TalkableError: what ``read`` raises.
         """
-        exchange = _Exchange(self._config, partial(self._count, request))
+        exchange = _Exchange(self._config.timeout, partial(self._count, request))
         _current.set(exchange)
         self._under_way.add(exchange)
         try:
-            async with asyncio.timeout(self._config.timeout) as exchange.deadline:
-                return await self._send(request)
+            return await self._send(request, read)
+        except TalkableProtocolError:
+            exchange.hang_up()
+            raise
         # What aiohttp and yarl cannot make sense of comes as a ValueError.
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise exchange.failure(error) from None
+            raise exchange.failure(self._config, error) from None
         finally:
+            exchange.end()
             self._under_way.discard(exchange)
 
     def stop(self) -> None:
@@ -98,7 +110,7 @@ class Transport:
             max_field_size=_LONGEST_LINE,
         )
 
-    async def _send(self, request: Request) -> Response:
+    async def _send(self, request: Request, read: Callable[[Response], T]) -> tuple[Response, T]:
         session = self._kept if request.repeatable else self._single
         async with session.request(
             request.method,
@@ -108,49 +120,71 @@ class Transport:
             headers=self._authorization | _headers(request),
             allow_redirects=False,
         ) as answer:
-            return Response.received(answer.status, await _read_body(answer), answer.headers)
+            response = Response.received(answer.status, await _read_body(answer), answer.headers)
+            return response, read(response)
 
 
 class _Exchange:
     """One exchange under way, and how far it has got.
 
-    :param config: Where to, and with which timeout.
+    :param seconds: To get a connection, and again for the answer.
     :param on_sent: Called whenever there is a connection to send the request on.
     """
 
-    __slots__ = ("_config", "_is_stopped", "_on_sent", "deadline", "has_new_connection", "is_sent")
-
-    deadline: asyncio.Timeout
-
-    def __init__(self, config: ClientConfig, on_sent: Callable[[], None]) -> None:
-        self._config = config
+    def __init__(self, seconds: float, on_sent: Callable[[], None]) -> None:
+        self.seconds = seconds
+        self.connecting: asyncio.Timeout | None = None
+        """While there is no connection yet, but one is being made."""
         self._on_sent = on_sent
+        self._connection: asyncio.Transport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._is_late = False
         self._is_stopped = False
-        self.has_new_connection = False
-        self.is_sent = False
-        """Whether somebody may have read the request."""
 
-    def connected(self) -> None:
-        """There is a connection: the request goes out, and the time for it runs from here."""
-        self.is_sent = True
+    def connected(self, connection: Connection) -> None:
+        """There is a connection: the request goes out, and the time for it runs from here.
+
+        :raises aiohttp.ClientConnectionError: if it has ended before, and aiohttp tries it once more.
+        """
+        if self._is_late or self._is_stopped:
+            connection.close()
+            raise aiohttp.ClientConnectionError
         self._on_sent()
-        self._end_in(self._config.timeout)
+        self._connection = connection.transport
+        self.end()
+        self._deadline = asyncio.get_running_loop().call_later(self.seconds, self._expire)
 
     def stop(self) -> None:
         """End it now."""
         self._is_stopped = True
-        self._end_in(0)
+        if self._connection is not None:
+            self._connection.abort()
+        elif self.connecting is not None and not self.connecting.expired():
+            self.connecting.reschedule(0)
 
-    def failure(self, error: Exception) -> TalkableConnectionError:
+    def hang_up(self) -> None:
+        """End its connection, which may be in the pool again."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def end(self) -> None:
+        """Nothing is waited for any more."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def failure(self, config: ClientConfig, error: Exception) -> TalkableConnectionError:
         """What is to be said of it once it has failed."""
+        is_sent = self._connection is not None
         if self._is_stopped:
-            return failures.stopped(request_sent=self.is_sent)
-        return (failures.no_answer if self.is_sent else failures.not_sent)(self._config, error)
+            return failures.stopped(request_sent=is_sent)
+        if not is_sent:
+            return failures.not_sent(config, error)
+        return failures.no_answer(config, TimeoutError() if self._is_late else error)
 
-    def _end_in(self, seconds: float) -> None:
-        # One that has ended may still be about to learn of it.
-        if not self.deadline.expired():
-            self.deadline.reschedule(asyncio.get_running_loop().time() + seconds)
+    def _expire(self) -> None:
+        self._is_late = True
+        if self._connection is not None:
+            self._connection.abort()
 
 
 _current: ContextVar[_Exchange] = ContextVar("exchange")
@@ -166,53 +200,71 @@ class _Connector(aiohttp.TCPConnector):
 
     async def connect(self, req: aiohttp.ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout) -> Any:
         """Take a connection from the pool, or make one."""
-        exchange = _current.get()
-        exchange.has_new_connection = False
         while True:
             connection = await super().connect(req, traces, timeout)
+            protocol: Any = connection.protocol  # a _Protocol
             # An answer that came twice lies there, and would be taken for the next request's.
-            if connection.protocol is not None and not connection.protocol.should_close:
-                exchange.connected()
+            if protocol.is_quiet():
+                _current.get().connected(connection)
                 return connection
             connection.close()
-            if exchange.has_new_connection:
-                raise aiohttp.ClientConnectionError("It was answered before anything was asked")
+            if not protocol.is_used:
+                raise aiohttp.ClientConnectionError("An answer came before anything was asked")
 
     async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: Any, timeout: aiohttp.ClientTimeout
     ) -> ResponseHandler:
-        _current.get().has_new_connection = True
-        return await super()._create_connection(req, traces, timeout)
+        exchange = _current.get()
+        # What a proxy takes is included.
+        async with asyncio.timeout(exchange.seconds) as exchange.connecting:
+            return await super()._create_connection(req, traces, timeout)
 
 
 class _Protocol(ResponseHandler):
-    """Takes a Content-Length that is there twice, some gateways write it so, for the one that it is.
+    """What aiohttp's own lacks: whether the line is quiet, and some leniency.
 
-    aiohttp's parser refuses it; RFC 9112, 6.3, lets a client read on where all values agree.
+    A Content-Length that is there twice, some gateways write it so, is taken for the one that it is where
+    all values agree (RFC 9112, 6.3); aiohttp's parser refuses it.
     """
 
+    is_used = False
+    """Whether anything was ever sent on it."""
     _expects_head = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """There is a connection."""
+        super().connection_made(transport)
+        self._unread = select.poll()
+        self._unread.register(transport.get_extra_info("socket"), select.POLLIN)
+
+    def is_quiet(self) -> bool:
+        """Whether nothing came since the last answer, the connection's end included."""
+        if self.should_close:
+            return False
+        # What the event loop has not got round to reading counts too, but for what TLS says at first.
+        return not self.is_used or not self._unread.poll(0)
 
     def set_response_params(self, **params: Any) -> None:
         """A request goes out now."""
-        self._expects_head = True
+        self.is_used = self._expects_head = True
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
-        """A part of the answer is here, the fields of an answer commonly in its first one."""
+        """A part of the answer is here, its fields commonly in the first one."""
         if self._expects_head:
             self._expects_head = False
-            data = _with_one_length(data)
+            if _SEVERAL_LENGTHS.search(data):
+                data = _with_one_length(data)
         super().data_received(data)
 
 
 def _with_one_length(data: bytes) -> bytes:
     head, end, body = data.partition(b"\r\n\r\n")
-    fields: list[bytes] = _LENGTHS.findall(head)
+    fields: list[bytes] = _LENGTH.findall(head)
     values = {value.strip() for field in fields for value in field.split(b",")}
-    if len(values) != 1 or fields == list(values):
+    if len(values) != 1:
         return data
-    return _LENGTHS.sub(b"", head) + b"\r\nContent-Length: " + values.pop() + end + body
+    return _LENGTH.sub(b"", head) + b"\r\nContent-Length: " + values.pop() + end + body
 
 
 def _headers(request: Request) -> dict[str, str]:
