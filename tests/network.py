@@ -70,6 +70,7 @@ class Line:
     def wrap(self, context: ssl.SSLContext) -> None:
         """Speak TLS from here on."""
         self._wire = context.wrap_socket(self._wire, server_side=True)
+        self.peer.wires.append(self._wire)
 
     def tunnel(self, host: str, port: int) -> None:
         """Carry bytes both ways until one side hangs up."""
@@ -98,7 +99,8 @@ class Peer:
         self.port: int = self._listening.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         self._threads: list[threading.Thread] = []
-        self._wires: list[socket.socket] = []
+        self.wires: list[socket.socket] = []
+        """The connections, to be ended with the test."""
 
     def __enter__(self) -> Peer:
         self._threads.append(threading.Thread(target=self._accept))
@@ -109,7 +111,7 @@ class Peer:
         self.is_over.set()
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
-        for wire in list(self._wires):
+        for wire in list(self.wires):
             with suppress(OSError):
                 wire.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
@@ -125,7 +127,7 @@ class Peer:
                 return
             wire.settimeout(_PATIENCE)
             self.connections += 1
-            self._wires.append(wire)
+            self.wires.append(wire)
             thread = threading.Thread(target=self._serve, args=(wire,))
             self._threads.append(thread)
             thread.start()
