@@ -30,6 +30,12 @@ from tests.shop import Shop
 
 KEY = "i9uil7nQgDjucCiTJu"
 
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("takes_long") is None)
+
+
 Sandboxes = Callable[..., Sandbox]
 Clients = Callable[..., "TalkableClient | Asynchronous"]
 

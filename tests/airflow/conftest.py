@@ -153,6 +153,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents and isinstance(item, pytest.Function):
             if RUN_AIRFLOW & set(item.fixturenames):
-                item.add_marker(pytest.mark.airflow_process)
+                item.add_marker("airflow_process")
             if "deployment" in item.fixturenames:
                 item.add_marker(pytest.mark.xdist_group("deployment"))
+                item.add_marker("takes_long")

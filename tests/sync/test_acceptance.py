@@ -65,6 +65,7 @@ class Refunds:
         return Counter(states.values())
 
 
+@pytest.mark.takes_long
 def test_ten_thousand_refunds_through_faults_and_a_hidden_limit(postgres_shop: Shop) -> None:
     shop, refunds = postgres_shop, Refunds(10_000)
     refunds.fill(shop)
@@ -135,6 +136,7 @@ class Worker:
         return result
 
 
+@pytest.mark.takes_long
 def test_killed_twenty_times_it_loses_nothing_and_sends_nothing_twice(postgres_shop: Shop) -> None:
     shop, refunds = postgres_shop, Refunds(6_000)
     refunds.fill(shop)
