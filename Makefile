@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # One more than there are processors, since tests wait for other things too.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
-TESTS := -m pytest --numprocesses=$(WORKERS) --dist=loadgroup
+TESTS := -m pytest --numprocesses=$(WORKERS)
 # uv trusts the certificates that pip trusts.
 export UV_SYSTEM_CERTS := 1
 
@@ -117,7 +117,7 @@ $(VENV)-bench/installed: requirements/bench.txt pyproject.toml $(VENV)/installed
 define install
 	@echo "Installing the $$(grep -c '^[^ ]*==' $(2)) packages of $(2) …"
 	@$(BIN)/uv pip install --compile-bytecode --python $(1)/bin/python --require-hashes --requirement $(2) 2>&1 | \
-	  sed -u '/^ + /d'
+	  sed -u '/^ [-+~] /d'
 	@$(BIN)/uv pip install --quiet --python $(1)/bin/python --no-deps --no-build-isolation --editable .
 	@touch $(1)/installed
 endef

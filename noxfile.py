@@ -66,7 +66,7 @@ def run(session: nox.Session, airflow: str, *arguments: str) -> None:
     # One more than there are processors, since tests wait for other things too.
     workers = f"--numprocesses={(os.cpu_count() or 1) + 1}"
     old = () if airflow == "3.3" else ("-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning")
-    session.run("python", "-m", "pytest", workers, "--dist=loadgroup", *old, *arguments, *session.posargs)
+    session.run("python", "-m", "pytest", workers, *old, *arguments, *session.posargs)
 
 
 def install(session: nox.Session, airflow: str) -> None:

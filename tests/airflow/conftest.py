@@ -155,5 +155,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if RUN_AIRFLOW & set(item.fixturenames):
                 item.add_marker("airflow_process")
             if "deployment" in item.fixturenames:
-                item.add_marker(pytest.mark.xdist_group("deployment"))
                 item.add_marker("takes_long")
