@@ -15,7 +15,11 @@ export UV_SYSTEM_CERTS := 1
 demo: $(VENV)/installed  ## Watch a DAG refund orders at a local Talkable
 	@$(BIN)/python scripts/demo.py
 
-check: lint  ## Check style and types, and run the tests that start no Airflow: what to run while working
+check: $(VENV)/installed  ## Check style and types, and run the tests that start no Airflow: for while one works
+	@$(MAKE) --no-print-directory --jobs=2 lint test-without-airflow
+
+.PHONY: test-without-airflow
+test-without-airflow: $(VENV)/installed
 	$(BIN)/python $(TESTS) -m "not airflow_process"
 
 test: $(VENV)/installed  ## Run all tests
