@@ -87,10 +87,10 @@ audit: dist  ## Look for known weaknesses in what the wheel needs, and list that
 	  >$(VENV)-wheel/requirements.txt
 	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement $(VENV)-wheel/requirements.txt
 
-LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --upgrade \
+LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --upgrade \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
 
-lock:  ## Pin the development packages anew; needs uv
+lock: $(VENV)/installed  ## Pin the development packages anew
 	for group in dev bench airflow-2.11 airflow-3.0 airflow-3.1 airflow-3.2; do \
 	  $(LOCK) --group $$group --output-file requirements/$$group.txt || exit 1; \
 	done
