@@ -75,7 +75,7 @@ def fill(deployment: Deployment) -> None:
     sandbox.requests.clear()
 
 
-def has_come_to_rest(deployment: Deployment, *, seconds: float = 60) -> bool:
+def is_at_rest(deployment: Deployment, *, seconds: float = 60) -> bool:
     """Whether no run is under way any more, or none is soon."""
     deadline = time.monotonic() + seconds
     while deployment.query("SELECT count(*) FROM dag_run WHERE state IN ('queued', 'running')") != [(0,)]:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL
 
 from airflow_provider_talkable.sandbox import Canned, Dials
 from tests.airflow.deployment import IS_AIRFLOW_3, Deployment
-from tests.airflow.four_sites import SITES, deployed, fill, forget_runs, has_come_to_rest
+from tests.airflow.four_sites import SITES, deployed, fill, forget_runs, is_at_rest
 from tests.shop import wait_for_requests
 
 AIRFLOW = tuple(map(int, __version__.split(".")[:2]))
@@ -112,7 +112,7 @@ class Shared:
     deployment: Deployment | None = None
 
     def get(self) -> Deployment:
-        if self.deployment is not None and not has_come_to_rest(self.deployment):
+        if self.deployment is not None and not is_at_rest(self.deployment):
             self.close()
         if self.deployment is None:
             self.deployment = self.stack.enter_context(self.start())
