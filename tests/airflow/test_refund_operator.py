@@ -480,6 +480,7 @@ def test_fields_are_kept_as_given_until_they_are_rendered() -> None:
     assert {name: getattr(operator, name) for name in given} == given
 
 
+@pytest.mark.takes_long
 def test_every_generation_gives_the_same_xcom(sandboxes: Sandboxes, connect: Connect) -> None:
     pushed = []
     for generation in Generation:

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -297,7 +298,7 @@ def test_shares_come_true_and_repeat_with_the_seed() -> None:
 
     picked = faults(1)
     assert picked == faults(1) != faults(2)
-    kinds = {repr(fault): picked.count(fault) for fault in picked}
+    kinds = Counter(map(repr, picked))
     assert len(kinds) == 9
     assert 1800 < kinds.pop("None") < 2200
     assert all(850 < count < 1150 for count in kinds.values())

@@ -155,6 +155,7 @@ class Planted:
         self.shop.refund(*self.rows(then=False))
 
 
+@pytest.mark.takes_long
 def test_forty_of_each_kind_among_20000_are_found_and_nothing_else(postgres_shop: Shop) -> None:
     planted = Planted(postgres_shop)
     planted.sync()
