@@ -46,4 +46,6 @@ class BackgroundLoop:
         try:
             self.loop.run_forever()
         finally:
+            # Connections that were closed last have yet to end.
+            self.loop.run_until_complete(asyncio.sleep(0))
             self.loop.close()

@@ -76,6 +76,8 @@ class Sandbox:
         asyncio.run_coroutine_threadsafe(self.stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        # Connections that were closed last have yet to end.
+        self._loop.run_until_complete(asyncio.sleep(0))
         self._loop.close()
 
     async def start(self) -> None:
