@@ -20,6 +20,7 @@ from yarl import URL
 from airflow_provider_talkable.client import failures
 from airflow_provider_talkable.client.config import USER_AGENT, ClientConfig
 from airflow_provider_talkable.client.deadlines import Connector, Deadline, Deadlines
+from airflow_provider_talkable.client.endings import Endings
 from airflow_provider_talkable.client.pacing import Pacer
 from airflow_provider_talkable.client.retries import Attempts, RetryPolicy
 from airflow_provider_talkable.protocol.answers import (
@@ -30,6 +31,7 @@ from airflow_provider_talkable.protocol.answers import (
     read_refund,
 )
 from airflow_provider_talkable.protocol.errors import (
+    TalkableAccessDenied,
     TalkableAuthError,
     TalkableConnectionError,
     TalkableError,
@@ -83,7 +85,7 @@ class AsyncTalkableClient:
         self._new_pacer = new_pacer
         self._sleep = sleep or self._wait
         self._gates: dict[str, _Gate] = {}
-        self._stopped: TalkableError | None = None
+        self._endings = Endings()
 
     @property
     def learned_rates(self) -> dict[str, float]:
@@ -99,16 +101,33 @@ class AsyncTalkableClient:
     @property
     def stopped(self) -> TalkableError | None:
         """Why nothing more is sent, if so."""
-        return self._stopped
+        return self._endings.of_all
+
+    @property
+    def denied_sites(self) -> dict[str, TalkableError]:
+        """The sites that Talkable denies the key, and the error that each ended in."""
+        return dict(self._endings.of_sites)
 
     def stop(self, error: TalkableError) -> None:
         """Send nothing from now on; what waits for its place or for another attempt ends at once.
 
         :param error: Why. What was not tried ends in it.
         """
-        if self._stopped is None:
-            self._stopped = error
+        if self.stopped is None:
+            self._endings.of_all = error
             self._stopping.set_result(None)
+
+    def end_for(self, error: TalkableError, site_slug: str, origin_slug: str) -> None:
+        """Send nothing more that has to end like a request that was refused.
+
+        :param error: What it ended in: after a refused key nothing is sent, after a denied access nothing
+            for its site, after anything else all goes on.
+        :param origin_slug: The order that it was about.
+        """
+        if isinstance(error, TalkableAccessDenied):
+            self._endings.deny(site_slug, origin_slug, error)
+        elif isinstance(error, TalkableAuthError):
+            self.stop(error)
 
     async def __aenter__(self) -> AsyncTalkableClient:
         self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -136,17 +155,16 @@ class AsyncTalkableClient:
         """Send one refund and say what became of it; an error becomes its outcome.
 
         Like :meth:`TalkableClient.refund`, and paced. Once Talkable has refused the key nothing more
-        is sent: no other request can succeed.
+        is sent, and nothing for a site once it has denied the key that site: no other request can succeed.
         """
         request = refund_request(refund)
         attempts = Attempts(self._policy, request, log_level=logging.DEBUG)
         try:
             response, answer = await self._send(request, read_refund, attempts, site_slug=refund.site_slug)
         except TalkableError as error:
-            if attempts.count == 0 and error is self._stopped:
+            if attempts.count == 0 and error is self._endings.of(refund.site_slug):
                 return RefundResult.not_tried(refund, error)
-            if isinstance(error, TalkableAuthError):
-                self.stop(error)
+            self.end_for(error, refund.site_slug, refund.origin_slug)
             return RefundResult.from_error(refund, error, attempts=attempts.count)
         return RefundResult.from_answer(refund, answer, http_status=response.status, attempts=attempts.count)
 
@@ -214,19 +232,19 @@ class AsyncTalkableClient:
         :raises TalkableError: if there is to be no next request.
         """
         if self._new_pacer is None:
-            attempts.go_on_unless(self._stopped)
+            attempts.go_on_unless(self._endings.of(site_slug))
             return None
         gate = self._gates.get(site_slug)
         if gate is None:
             gate = self._gates[site_slug] = _Gate(self._new_pacer())
-        attempts.go_on_unless(self._stopped or gate.exhausted)
+        attempts.go_on_unless(self._endings.of(site_slug) or gate.exhausted)
         if not gate.queue.locked() and gate.pacer.seconds_to_wait() <= 0:
             return gate
         # One at a time, in the order of asking: who asks again after a 429 does not overtake.
         async with gate.queue:
             while (wait := gate.pacer.seconds_to_wait()) > 0:
                 await self._wait(wait)
-                attempts.go_on_unless(self._stopped or gate.exhausted)
+                attempts.go_on_unless(self._endings.of(site_slug) or gate.exhausted)
             return gate
 
     async def _wait(self, seconds: float) -> None:
@@ -246,7 +264,9 @@ class AsyncTalkableClient:
                     allow_redirects=False,
                 ) as answer:
                     body = self.config.without_key(await _read_body(answer))
-                    return Response.received(answer.status, body, answer.headers)
+                    return Response.received(
+                        answer.status, body, answer.headers, base_url=self.config.base_url
+                    )
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._connection_error(error) from None
 

@@ -11,7 +11,6 @@ from typing import Protocol, TypeVar
 from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
 from airflow_provider_talkable.client.friends import Friends
 from airflow_provider_talkable.protocol.errors import (
-    TalkableAuthError,
     TalkableConnectionError,
     TalkableError,
 )
@@ -85,8 +84,7 @@ class ReferralErrand:
         try:
             return ReferralResult.from_answer(request, await client.update_referral(request))
         except TalkableError as error:
-            if isinstance(error, TalkableAuthError):
-                client.stop(error)
+            client.end_for(error, request.site_slug, request.origin_slug)
             return ReferralResult.from_error(request.origin_slug, error)
 
     def cut_short(self, request: ReferralUpdate) -> ReferralResult:

@@ -143,7 +143,9 @@ class TalkableClient:
                 stream=True,
             ) as answer:
                 body = self.config.without_key(self._read_body(answer))
-                return Response.received(answer.status_code, body, answer.headers)
+                return Response.received(
+                    answer.status_code, body, answer.headers, base_url=self.config.base_url
+                )
         except requests.RequestException as error:
             raise self._connection_error(error) from None
 

@@ -83,9 +83,13 @@ class InvalidRefund(TalkableError, ValueError):
 
 
 class TalkableAuthError(TalkableError):
-    """401 or 403: the key is missing, wrong, or not for this site. No other request can succeed."""
+    """401: the key is missing or wrong. No other request can succeed."""
 
     outcome = Outcome.ABORTED
+
+
+class TalkableAccessDenied(TalkableAuthError):
+    """403: the key is not for this site. No other request for this site can succeed."""
 
 
 class TalkableOriginNotFound(TalkableError):
@@ -161,7 +165,10 @@ class TalkableConnectionError(TalkableError):
 
 
 class TalkableProtocolError(TalkableError):
-    """An answer came that is none of Talkable's: a proxy's page, half a body, a redirect."""
+    """An answer came that is none of Talkable's: a proxy's page, half a body, a redirect.
+
+    It says nothing of the order. One with a 4xx refused the request, so that Talkable has not acted.
+    """
 
     may_have_acted = True
 

@@ -20,6 +20,11 @@ from airflow_provider_talkable.sandbox.faults import Canned, Dials, Fault, Reset
 from airflow_provider_talkable.sandbox.talkable import Generation, Json, Refusal, Talkable
 
 REMEMBERED_REQUESTS = 10_000
+NO_PAGE = "<!DOCTYPE html><html><head><title>Not found (404)</title></head></html>"
+
+
+class Unrouted(Exception):
+    """The path is none of the API's."""
 
 
 class Sandbox:
@@ -115,7 +120,11 @@ class Sandbox:
             await asyncio.sleep(self.dials.latency)
         if isinstance(fault, Canned | Reset) and not fault.acted:
             return _break(request, fault)
-        status, payload = self._answer(request, path, body)
+        try:
+            status, payload = self._answer(request, path, body)
+        except Unrouted:
+            # No envelope: what is asked at another path reaches none of the API's code.
+            return web.Response(status=404, text=NO_PAGE, content_type="text/html")
         if isinstance(fault, Canned | Reset):
             return _break(request, fault)
         text = json.dumps(payload).encode()
@@ -156,7 +165,7 @@ class Sandbox:
                 return 200, talkable.campaigns(_site_of(query))
             case ["GET", "api", "v2", "people", email, "referrals_as_friend"]:
                 return 200, talkable.referrals_as_friend(_site_of(query), email)
-        raise Refusal(404, "Not found")
+        raise Unrouted
 
 
 def _decoded(segment: str) -> str:

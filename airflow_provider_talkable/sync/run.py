@@ -15,6 +15,7 @@ from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.errors import (
     LedgerError,
     TalkableError,
+    TalkableProtocolError,
     TalkableRejected,
     printable,
 )
@@ -47,8 +48,8 @@ class Rules:
 
     :param resend: Outcomes to try again although they are settled or held: ``not_found``,
         ``rejected``, ``unconfirmed``, ``conflict``.
-    :param abort_after: Stop after so many identical rejections in a row: what is wrong with one refund
-        is then wrong with all.
+    :param abort_after: Stop after so many identical refusals in a row, whether Talkable rejects them or
+        somebody else answers: what is wrong with one refund is then wrong with all.
     :param fetch_referral: Ask for the referral where Talkable answers a refund with the origin alone.
     :param pause_when_throttled: Stop, to be resumed, once a site is throttled for longer than the
         policy's patience. Otherwise what is left for that site becomes ``throttled``.
@@ -130,8 +131,8 @@ class RefundSync:
     def run(self) -> TalkableError | None:
         """Send what is to be sent.
 
-        :return: What stopped it before its end, or ``None``. The rows have their outcomes either way,
-            unless it is the ledger that was lost.
+        :return: What stopped it before its end, or what is wrong with a whole site, or ``None``. The rows
+            have their outcomes either way, unless it is the ledger that was lost.
         """
         started = time.monotonic()
         seconds_before = self.summary.seconds
@@ -153,7 +154,15 @@ class RefundSync:
             self.summary.seconds = seconds_before + time.monotonic() - started
             self.summary.rate = self.summary.sent / max(self.summary.seconds, 0.001)
             self.summary.stopped = self._ending.args[0] if self._ending else None
-        return self._ending
+            self.summary.site_problems = {site: str(e.args[0]) for site, e in self._site_problems().items()}
+        if self.paused_site:
+            # A resumed run meets it again, and has the rest of the rows besides.
+            return self._ending
+        return self._ending or next(iter(self._site_problems().values()), None)
+
+    def _site_problems(self) -> dict[str, TalkableError]:
+        """What is wrong with whole sites, whatever outcomes are let through."""
+        return self._sender.client.denied_sites
 
     def _send_all(self) -> None:
         """Decide, hand over and record, a little of each in turn, until all is done."""
@@ -245,11 +254,14 @@ class RefundSync:
     def _next_batch(self, size: int) -> list[Row]:
         """Rows to send now, less those that no longer make sense to send."""
         batch: list[Row] = []
-        exhausted = self._sender.client.exhausted_sites
+        client = self._sender.client
+        exhausted, denied = client.exhausted_sites, client.denied_sites
         while self._decided and len(batch) < size:
             row = self._decided.popleft()
             if self._ending:
                 self._note(row, Outcome.ABORTED, f"Not tried: {self._ending.args[0]}")
+            elif row.site_slug in denied:
+                self._note(row, Outcome.ABORTED, f"Not tried: {denied[row.site_slug].args[0]}")
             elif row.site_slug in exhausted:
                 self._note(row, Outcome.THROTTLED, "Not sent: Talkable has throttled this site for too long")
             else:
@@ -345,25 +357,43 @@ class RefundSync:
 
 
 class _Streak:
-    """Counts identical rejections in a row."""
+    """Counts identical refusals in a row: rejections, and answers that are none of Talkable's."""
 
     def __init__(self, abort_after: int) -> None:
         self._abort_after = abort_after
-        self._message: str | None = None
+        self._refusal: str | None = None
         self._length = 0
 
     def judge(self, result: RefundResult) -> TalkableError | None:
         """The error that ends the run, once there are too many."""
-        if result.outcome is Outcome.REJECTED and result.error_message == self._message:
-            self._length += 1
-        elif result.outcome is Outcome.REJECTED:
-            self._message, self._length = result.error_message, 1
-        elif result.outcome.is_success:
-            self._message, self._length = None, 0
-        if self._message is not None and self._length >= self._abort_after:
-            words = without_people(self._message)
-            return TalkableRejected(
-                f"{self._length} refunds in a row were rejected with the same words ({words}); "
-                "mend that, then run it again with resend={'rejected'}"
+        if result.outcome.is_success:
+            self._refusal, self._length = None, 0
+            return None
+        refusal, kind = _refusal(result)
+        if refusal is not None:
+            self._length = self._length + 1 if refusal == self._refusal else 1
+            self._refusal = refusal
+        if self._refusal is None or self._length < self._abort_after:
+            return None
+        words = without_people(result.error_message)
+        if kind is TalkableProtocolError:
+            return TalkableProtocolError(
+                f"{self._length} refunds in a row got the same answer from somebody else ({words}); fix "
+                "that, then run it again",
+                http_status=result.http_status,
+                retryable=False,
             )
-        return None
+        return TalkableRejected(
+            f"{self._length} refunds in a row were rejected with the same words ({words}); "
+            "fix that, then run it again with resend={'rejected'}"
+        )
+
+
+def _refusal(result: RefundResult) -> tuple[str | None, type[TalkableError] | None]:
+    """What is the same of refusals that have one cause, if it is one, and what it is."""
+    if result.outcome is Outcome.REJECTED:
+        return result.error_message, TalkableRejected
+    if isinstance(result.error, TalkableProtocolError) and not result.error.retryable:
+        # A page's size differs with what it quotes.
+        return f"HTTP {result.http_status}", TalkableProtocolError
+    return None, None

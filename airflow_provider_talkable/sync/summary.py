@@ -33,6 +33,7 @@ class Summary:
     :param rewarded: Those of them whose advocate had been rewarded already: they came too late.
     :param referral_unknown: Refunds whose answer said nothing of referrals.
     :param failures: The first twenty refunds that failed, with the reason.
+    :param site_problems: What is wrong with whole sites, by site: its refunds cannot be settled.
     :param stopped: Why the run stopped before its end.
     """
 
@@ -50,6 +51,7 @@ class Summary:
     rewarded: int = 0
     referral_unknown: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
+    site_problems: dict[str, str] = field(default_factory=dict)
     stopped: str | None = None
 
     @property
@@ -105,6 +107,7 @@ class Summary:
             f"{came_to}; {self.rows} rows in all",
             f"{took}, {self.throttled_requests} of them throttled (429)",
             *self._timeliness(),
+            *self.site_problems.values(),
             *failures,
         ]
 

@@ -428,7 +428,7 @@ class TestRetries:
     def test_a_partial_refund_that_was_certainly_not_taken_is_sent_again(self, shop: Sandbox) -> None:
         store = Store()
         row = {"origin_slug": "A", "refund_subtotal": 30}
-        shop.dials.next(Canned(422, b"{}"))
+        shop.dials.next(Canned(422, b'{"ok": false}'))
         with pytest.raises(TalkableRejected):
             run(refunds=row, store=store)
         assert run(refunds=row, store=store, ti=TaskInstance("refund", 2))["outcome"] == "refunded"
@@ -442,7 +442,9 @@ class TestRetries:
         assert run(origin_slug="A", store=Store())["outcome"] == "already_refunded"
 
 
-@pytest.mark.parametrize("fault", [None, Canned(500), Canned(422, b"{}"), Truncated(), Canned(401)], ids=repr)
+@pytest.mark.parametrize(
+    "fault", [None, Canned(500), Canned(422, b"{}"), Truncated(), Canned(401, b'{"ok": false}')], ids=repr
+)
 def test_the_key_is_in_no_log_no_xcom_and_no_rendered_field(
     shop: Sandbox, logged: Callable[[], str], fault: Any
 ) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_talkable import (
     ReferralUpdate,
-    TalkableAuthError,
+    TalkableAccessDenied,
     TalkableOriginNotFound,
     TalkablePersonNotFound,
     TalkableProtocolError,
@@ -109,8 +109,9 @@ def test_an_order_of_no_referral_has_nothing_to_change(
     [
         (refusal("No origin found by `origin_slug`."), TalkableOriginNotFound),
         (refusal("Status is not included in the list", 422), TalkableRejected),
-        (refusal("Access denied", 403), TalkableAuthError),
-        (Canned(404), TalkableOriginNotFound),
+        (refusal("Access denied", 403), TalkableAccessDenied),
+        (refusal("Not found", 404), TalkableOriginNotFound),
+        (Canned(404), TalkableProtocolError),
     ],
 )
 def test_what_else_can_be_wrong(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from datetime import UTC
 from decimal import Decimal
@@ -152,13 +153,42 @@ def test_only_a_json_object_that_says_ok_with_a_2xx_is_a_refund(status: int, bod
         result = RefundResult.from_error(refund, error, attempts=1)
         # An answer that tells neither yes nor no leaves a partial refund in doubt.
         assert result.outcome is Outcome.UNCONFIRMED or not error.may_have_acted
-        assert result.outcome not in (Outcome.REFUNDED, Outcome.FAILED)
+        assert result.outcome is not Outcome.REFUNDED
+        assert result.outcome is not Outcome.FAILED or not error.may_have_acted
         return
     answer = read_refund(response)
     assert 200 <= status < 300
     assert json.loads(body.decode("utf-8-sig"))["ok"] is True
     assert answer.referral is None or isinstance(answer.referral, dict)
     assert answer.origin is None or isinstance(answer.origin, dict)
+
+
+def is_envelope(body: bytes) -> bool:
+    try:
+        payload = json.loads(body.removeprefix(BOM_UTF8), parse_constant=no_constant)
+    except (ValueError, RecursionError, pytest.fail.Exception):
+        return False
+    return isinstance(payload, dict) and isinstance(payload.get("ok"), bool)
+
+
+@given(statuses, bodies, st.sampled_from([None, Decimal("5.0000")]))
+@example(404, b"", None)
+@example(404, b'{"message": "no Route matched"}', None)
+@example(404, b"<html>404 Not Found</html>", Decimal("5.0000"))
+@example(403, b"<html>Blocked</html>", None)
+@example(400, b'{"error_message": "Origin has already been refunded"}', None)
+@example(400, b'{"ok": 0, "error_message": "No origin found by `origin_slug`."}', None)
+@settings(max_examples=1000)
+def test_any_answer_settles_a_refund_only_in_talkables_envelope(
+    status: int, body: bytes, amount: Decimal | None
+) -> None:
+    refund = Refund("my-store", "A", refund_subtotal=amount)
+    error = error_of(read_refund, Response(status, body))
+    outcome = RefundResult.from_error(refund, error, attempts=1).outcome if error else Outcome.REFUNDED
+    if outcome not in (Outcome.FAILED, Outcome.THROTTLED, Outcome.UNCONFIRMED):
+        assert is_envelope(body)
+        assert not 300 <= status < 400
+        assert status < 500
 
 
 @given(headers, headers)

@@ -119,7 +119,6 @@ def test_an_event_goes_by_category_and_number(sandboxes: Sandboxes) -> None:
             "Validation failed: an amount must be a number of at least 0",
         ),
         ("POST", "/origins/%FF/refund", {"site_slug": "my-store"}, 400, "The path is not UTF-8"),
-        ("POST", "/origins/a/b/refund", {"site_slug": "my-store"}, 404, "Not found"),
         (
             "POST",
             "/origins/purchase",
@@ -131,7 +130,6 @@ def test_an_event_goes_by_category_and_number(sandboxes: Sandboxes) -> None:
         ("GET", "/campaigns", None, 400, "site_slug can't be blank"),
         ("GET", "/people/x%40y.z/referrals_as_friend?site_slug=my-store", None, 400,
          "No person found by `person_slug`."),
-        ("DELETE", "/origins/A/refund", None, 404, "Not found"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_refused_in_talkables_words(
@@ -140,6 +138,20 @@ def test_what_is_wrong_is_refused_in_talkables_words(
     sandbox = sandboxes()
     created(sandbox)
     assert call(sandbox, method, f"/api/v2{path}", json) == (status, {"ok": False, "error_message": message})
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/api/v2/origins/a/b/refund"),
+        ("DELETE", "/api/v2/origins/A/refund"),
+        ("GET", "/api/v2/api/v2/x"),
+    ],
+)
+def test_a_path_that_is_none_of_the_apis_gets_a_page(sandboxes: Sandboxes, method: str, path: str) -> None:
+    answer = requests.request(method, sandboxes().url + path, json={}, auth=(KEY, ""), timeout=5)
+    assert answer.status_code == 404
+    assert answer.headers["Content-Type"].startswith("text/html")
 
 
 def test_the_state_of_a_referral_can_be_set_until_it_is_final(sandboxes: Sandboxes) -> None:

@@ -69,6 +69,7 @@ def test_every_row_ends_in_the_ledger_with_an_outcome(shop: Shop) -> None:
         "rewarded": 1,
         "referral_unknown": 0,
         "failures": summary.failures,
+        "site_problems": {},
         "stopped": None,
     }
     assert {(f["refund_key"], f["outcome"]) for f in summary.failures} == {
