@@ -87,6 +87,7 @@ class TalkableHook(BaseHook):
         *,
         refunded_at: object = None,
         refund_subtotal: object = None,
+        order_subtotal: object = None,
         site_slug: str | None = None,
     ) -> RefundResult:
         """Refund one origin: ``POST /api/v2/origins/<origin_slug>/refund``.
@@ -94,6 +95,7 @@ class TalkableHook(BaseHook):
         :param origin_slug: An order number, or ``event_category:event_number``.
         :param refunded_at: ISO 8601 text, a datetime (naive is UTC) or a date.
         :param refund_subtotal: The refunded part in the shop's currency; ``None`` refunds it all.
+        :param order_subtotal: The order's whole subtotal; a ``refund_subtotal`` that reaches it refunds all.
         :param site_slug: The Talkable site id; default: the hook's.
         :return: A result whose outcome is ``refunded`` or ``already_refunded``.
         :raises InvalidRefund: if the input makes no refund; nothing was sent then.
@@ -104,26 +106,29 @@ class TalkableHook(BaseHook):
             site_slug=self.site_slug if site_slug is None else site_slug,
             refunded_at=refunded_at,
             refund_subtotal=refund_subtotal,
+            order_subtotal=order_subtotal,
         )
         result = self.get_conn().refund(refund)
         result.raise_for_outcome()
         return result
 
     def refund_many(
-        self, refunds: Iterable[Refund], *, fetch_referral: bool = False
+        self, refunds: Iterable[Refund], *, fetch_referral: bool = False, void_referral: bool = False
     ) -> Iterator[RefundResult]:
         """Send refunds, several at a time, and yield what became of each, in the same order.
 
         It begins gently and learns from Talkable's 429s how fast the site takes them. No refund
-        stops the others; only a refused API key does: those after it are ``aborted``.
+        stops the others; only a refused API key does: those after it are ``aborted``. Where Talkable
+        denies the key one site, those of that site are.
 
         :param refunds: Taken one by one, as there is room for them.
         :param fetch_referral: Ask for the referral where Talkable answers a refund with the origin alone.
+        :param void_referral: Void the referral of whole refunds that Talkable has; it then asks nothing else.
         """
         from airflow_provider_talkable.client.concurrent import send_many
         from airflow_provider_talkable.client.errands import RefundErrand
 
-        errand = RefundErrand(fetch_referral=fetch_referral)
+        errand = RefundErrand(fetch_referral=fetch_referral, void_referral=void_referral)
         return send_many(self.get_conn().config, self.policy, self.pace, errand, refunds)
 
     def update_referral(
@@ -252,6 +257,7 @@ class TalkableAsyncHook(BaseHook):
         *,
         refunded_at: object = None,
         refund_subtotal: object = None,
+        order_subtotal: object = None,
         site_slug: str | None = None,
     ) -> RefundResult:
         """Refund one origin; see :meth:`TalkableHook.refund`."""
@@ -261,6 +267,7 @@ class TalkableAsyncHook(BaseHook):
             site_slug=site_slug or self._site_slug or made.config.site_slug,
             refunded_at=refunded_at,
             refund_subtotal=refund_subtotal,
+            order_subtotal=order_subtotal,
         )
         async with made as client:
             result = await client.refund(refund)

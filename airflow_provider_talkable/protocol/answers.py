@@ -11,6 +11,7 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
@@ -27,6 +28,7 @@ from airflow_provider_talkable.protocol.errors import (
 )
 from airflow_provider_talkable.protocol.meanings import final_status_in, meaning, says_no_referral
 from airflow_provider_talkable.protocol.referrals import FINAL, JsonObject
+from airflow_provider_talkable.protocol.rewards import decimal_of
 
 _MAX_MESSAGE = 500
 _MAX_SERVER = 60
@@ -88,6 +90,27 @@ class RefundAnswer:
     referral: JsonObject | None = None
     origin: JsonObject | None = None
     tells_referral: bool = False
+
+    @property
+    def order_subtotal(self) -> Decimal | None:
+        """The order's whole subtotal, as Talkable has it."""
+        return order_subtotal_of(self.origin, self.referral)
+
+
+def order_subtotal_of(origin: JsonObject | None, referral: JsonObject | None) -> Decimal | None:
+    """The order's whole subtotal, which every generation tells in its own way."""
+    if origin is not None:
+        return decimal_of(origin.get("subtotal"))
+    return None if referral is None else decimal_of(referral.get("referred_subtotal"))
+
+
+def counted_subtotal_of(origin: JsonObject | None) -> tuple[Decimal | None, bool | None]:
+    """How much of an order Talkable counts as refunded, and whether it counts it as a part; ``None`` where
+    its API does not tell (2021).
+    """
+    shown = origin or {}
+    partially = shown.get("partially_refunded")
+    return decimal_of(shown.get("refund_subtotal")), partially if isinstance(partially, bool) else None
 
 
 def read_refund(response: Response) -> RefundAnswer:

@@ -104,6 +104,12 @@ class TalkableAlreadyRefunded(TalkableError):
     outcome = Outcome.ALREADY_REFUNDED
 
 
+class TalkableNotCounted(TalkableError):
+    """The origin has been refunded before, and nothing shows that it was by this refund."""
+
+    outcome = Outcome.NOT_COUNTED
+
+
 class TalkableRejected(TalkableError):
     """Talkable understood the request and refused it."""
 

@@ -17,7 +17,8 @@ from aiohttp import web
 
 from airflow_provider_talkable.protocol.wire import AuthScheme
 from airflow_provider_talkable.sandbox.faults import Canned, Dials, Fault, Reset
-from airflow_provider_talkable.sandbox.talkable import Generation, Json, Refusal, Talkable
+from airflow_provider_talkable.sandbox.referrals import Json
+from airflow_provider_talkable.sandbox.talkable import Generation, Refusal, SecondRefund, Talkable
 
 REMEMBERED_REQUESTS = 10_000
 NO_PAGE = "<!DOCTYPE html><html><head><title>Not found (404)</title></head></html>"
@@ -36,6 +37,8 @@ class Sandbox:
     :param generation: Which generation's answers to give: ``seed``, ``flat`` or ``current``.
     :param reward_after: Seconds after which a referral that is still pending is approved and its advocate
         rewarded; ``None``: never.
+    :param second_refund: What becomes of a refund of an order that was refunded in part: ``add``, ``replace``
+        or ``refuse``.
     :param dials: How it misbehaves.
     :param host: The address to listen on; loopback unless told otherwise, since it shows what it
         was sent, keys and people included.
@@ -50,13 +53,19 @@ class Sandbox:
         auth_schemes: tuple[AuthScheme, ...] = tuple(AuthScheme),
         generation: Generation | str = Generation.CURRENT,
         reward_after: float | None = None,
+        second_refund: SecondRefund | str = SecondRefund.ADD,
         dials: Dials | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
         self.api_key = api_key
         self.auth_schemes = auth_schemes
-        self.talkable = Talkable(site_slugs, Generation(generation), reward_after=reward_after)
+        self.talkable = Talkable(
+            site_slugs,
+            Generation(generation),
+            reward_after=reward_after,
+            second_refund=SecondRefund(second_refund),
+        )
         self.dials = dials or Dials()
         self.requests: deque[Json] = deque(maxlen=REMEMBERED_REQUESTS)
         """The last requests as they came: method, raw path, headers and body."""
@@ -115,7 +124,7 @@ class Sandbox:
                 "body": body.decode("utf-8", "backslashreplace"),
             }
         )
-        fault = self.dials.pick(time.monotonic)
+        fault = self.dials.blocks(unquote(path)) or self.dials.pick(time.monotonic)
         if self.dials.latency:
             await asyncio.sleep(self.dials.latency)
         if isinstance(fault, Canned | Reset) and not fault.acted:
@@ -155,6 +164,8 @@ class Sandbox:
                 return 201, talkable.create_purchase(*_site_and_data(body))
             case ["POST", "api", "v2", "origins", "event"]:
                 return 201, talkable.create_event(*_site_and_data(body))
+            case ["POST", "api", "v2", "origins"]:
+                return 201, _created(talkable, body)
             case ["POST", "api", "v2", "origins", slug, "refund"]:
                 site, data = _site_and_data(body)
                 return 200, talkable.refund(site, slug, data)
@@ -163,8 +174,8 @@ class Sandbox:
                 return 200, talkable.update_referral(site, slug, data)
             case ["GET", "api", "v2", "campaigns"]:
                 return 200, talkable.campaigns(_site_of(query))
-            case ["GET", "api", "v2", "people", email, "referrals_as_friend"]:
-                return 200, talkable.referrals_as_friend(_site_of(query), email)
+            case ["GET", "api", "v2", "people", person, "referrals_as_friend"]:
+                return 200, talkable.referrals_as_friend(_site_of(query), person)
         raise Unrouted
 
 
@@ -183,6 +194,16 @@ def _site_and_data(body: bytes) -> tuple[str, Json]:
     if not isinstance(payload, dict) or not isinstance(payload.get("data", {}), dict):
         raise Refusal(400, "The body is not an object with site_slug and data")
     return _checked(payload.get("site_slug")), payload.get("data", {})
+
+
+def _created(talkable: Talkable, body: bytes) -> Json:
+    """As Talkable's Ruby client makes origins: with their ``type`` beside the data."""
+    site, data = _site_and_data(body)
+    kind = json.loads(body).get("type")
+    makes = {"Purchase": talkable.create_purchase, "Event": talkable.create_event}
+    if kind not in makes:
+        raise Refusal(400, f"type is not one of: {', '.join(makes)}")
+    return makes[kind](site, data)
 
 
 def _site_of(query: str) -> str:

@@ -69,6 +69,8 @@ def test_every_row_ends_in_the_ledger_with_an_outcome(shop: Shop) -> None:
         "rewarded": 1,
         "referral_unknown": 0,
         "failures": summary.failures,
+        "counted_otherwise": 0,
+        "voids": {},
         "site_problems": {},
         "stopped": None,
     }
