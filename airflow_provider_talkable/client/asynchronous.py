@@ -44,6 +44,7 @@ from airflow_provider_talkable.protocol.referrals import (
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.protocol.wire import (
+    AuthScheme,
     Request,
     campaigns_request,
     referrals_as_friend_request,
@@ -136,11 +137,7 @@ class AsyncTalkableClient:
         self._session = aiohttp.ClientSession(
             # In flight are as many as the caller awaits; the pool is not to be a second limit.
             connector=Connector(limit=0, ssl=trusted),
-            headers={
-                "User-Agent": USER_AGENT,
-                "Accept": "application/json",
-                "Authorization": self.config.authorization,
-            },
+            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.config.timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             proxy=proxy,
@@ -252,6 +249,19 @@ class AsyncTalkableClient:
         await asyncio.wait([self._stopping], timeout=seconds)
 
     async def _exchange(self, request: Request) -> Response:
+        keys = self.config.key_scheme
+        scheme = keys.current
+        response = await self._exchange_by(scheme, request)
+        if other := keys.other_after(response, scheme):
+            self.requests[request.method] += 1
+            response = await self._exchange_by(other, request)
+            keys.learn(response, other)
+        return response
+
+    async def _exchange_by(self, scheme: AuthScheme, request: Request) -> Response:
+        headers = {"Authorization": self.config.authorization(scheme)}
+        if request.body:
+            headers |= _JSON
         try:
             with Deadline(self._deadlines):
                 # Already encoded: yarl would decode what need not be encoded and encode it its own way.
@@ -260,7 +270,7 @@ class AsyncTalkableClient:
                     request.method,
                     url,
                     data=request.body,
-                    headers=_JSON if request.body else None,
+                    headers=headers,
                     allow_redirects=False,
                 ) as answer:
                     body = self.config.without_key(await _read_body(answer))

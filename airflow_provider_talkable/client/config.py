@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, quote, urlsplit
 
 from airflow_provider_talkable import __version__
+from airflow_provider_talkable.client.auth import KeyScheme
 from airflow_provider_talkable.protocol.errors import InvalidConnection
 from airflow_provider_talkable.protocol.wire import AuthScheme
 
@@ -19,6 +20,7 @@ DEFAULT_HOST = "https://www.talkable.com"
 DEFAULT_TIMEOUT = 30.0
 USER_AGENT = f"airflow-provider-talkable/{__version__}"
 
+_AUTO = "auto"
 _PRINTABLE = re.compile(r"[\x21-\x7e]+", re.ASCII)
 
 
@@ -28,7 +30,7 @@ class ClientConfig:
 
     :param base_url: Scheme, host, port and path prefix, without a trailing slash.
     :param api_key: The Talkable API key.
-    :param auth_scheme: How the key is sent.
+    :param auth_scheme: How the key is sent; ``None``: Basic, and after a 401 Bearer.
     :param timeout: Seconds to wait for a connection, and again for an answer.
     :param site_slug: The Talkable site id of refunds that name none.
     :param ca_bundle: Path of a PEM file or a directory with certificates to trust.
@@ -37,7 +39,7 @@ class ClientConfig:
 
     base_url: str
     api_key: str = field(repr=False)
-    auth_scheme: AuthScheme = AuthScheme.BASIC
+    auth_scheme: AuthScheme | None = None
     timeout: float = DEFAULT_TIMEOUT
     site_slug: str | None = None
     ca_bundle: str | None = None
@@ -80,10 +82,14 @@ class ClientConfig:
         """The same with another auth scheme."""
         return replace(self, auth_scheme=auth_scheme)
 
-    @property
-    def authorization(self) -> str:
+    @cached_property
+    def key_scheme(self) -> KeyScheme:
+        """How the key is sent, which all clients of this configuration learn together."""
+        return KeyScheme(self.auth_scheme)
+
+    def authorization(self, scheme: AuthScheme) -> str:
         """The value of the Authorization header."""
-        return self.auth_scheme.authorization(self.api_key)
+        return scheme.authorization(self.api_key)
 
     def without_key(self, body: bytes) -> bytes:
         """An answer's body without the key: some proxies' error pages quote the request's headers."""
@@ -93,7 +99,8 @@ class ClientConfig:
 
     @cached_property
     def _secrets(self) -> tuple[bytes, ...]:
-        forms = (self.authorization.split(" ", 1)[1], quote(self.api_key, safe=""), self.api_key)
+        basic = self.authorization(AuthScheme.BASIC)
+        forms = (basic.split(" ", 1)[1], quote(self.api_key, safe=""), self.api_key)
         return tuple(form.encode("ascii") for form in forms)
 
 
@@ -166,11 +173,13 @@ def _api_key(key: str) -> str:
     return key
 
 
-def _auth_scheme(name: str) -> AuthScheme:
+def _auth_scheme(name: str) -> AuthScheme | None:
+    if name.lower() in ("", _AUTO):
+        return None
     try:
-        return AuthScheme(name.lower() or AuthScheme.BASIC)
+        return AuthScheme(name.lower())
     except ValueError:
-        raise InvalidConnection(f"auth_scheme={name!r}: give 'basic' or 'bearer'") from None
+        raise InvalidConnection(f"auth_scheme={name!r}: give 'auto', 'basic' or 'bearer'") from None
 
 
 def _timeout(text: str) -> float:

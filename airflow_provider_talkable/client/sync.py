@@ -31,6 +31,7 @@ from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralUpd
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.protocol.wire import (
+    AuthScheme,
     Request,
     campaigns_request,
     referrals_as_friend_request,
@@ -61,8 +62,6 @@ class TalkableClient:
         self._sleep = sleep
         self._session = requests.Session()
         self._session.headers.update({"User-Agent": USER_AGENT, "Accept": "application/json"})
-        # As auth and not as a header: a .netrc on the worker would replace a header.
-        self._session.auth = _Authorization(config.authorization)
 
     def __enter__(self) -> TalkableClient:
         return self
@@ -100,9 +99,9 @@ class TalkableClient:
 
     def referrals_as_friend(self, site_slug: str, person: str) -> list[JsonObject]:
         """The referrals in which a person is the friend:
-        ``GET /api/v2/people/<email>/referrals_as_friend``; changes nothing.
+        ``GET /api/v2/people/<person_slug>/referrals_as_friend``; changes nothing.
 
-        :param person: The friend's e-mail address.
+        :param person: The friend's e-mail address, phone number (E.164), customer id or user name.
         :raises TalkablePersonNotFound: if Talkable does not know that person.
         :raises TalkableError: the one that fits what else went wrong.
         """
@@ -129,6 +128,15 @@ class TalkableClient:
         return Retrying(sleep=self._sleep, **attempts.for_tenacity)(attempt)
 
     def _exchange(self, request: Request) -> Response:
+        keys = self.config.key_scheme
+        scheme = keys.current
+        response = self._exchange_by(scheme, request)
+        if other := keys.other_after(response, scheme):
+            response = self._exchange_by(other, request)
+            keys.learn(response, other)
+        return response
+
+    def _exchange_by(self, scheme: AuthScheme, request: Request) -> Response:
         try:
             with self._session.request(
                 request.method,
@@ -136,6 +144,8 @@ class TalkableClient:
                 data=request.body,
                 headers={"Content-Type": "application/json"} if request.body else None,
                 timeout=self.config.timeout,
+                # As auth and not as a header: a .netrc on the worker would replace a header.
+                auth=_Authorization(self.config.authorization(scheme)),
                 # Per request: the environment's CA bundle and proxies go before the session's.
                 verify=self.config.ca_bundle or True,
                 proxies={"all": self.config.proxy} if self.config.proxy else None,

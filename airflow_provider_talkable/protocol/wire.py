@@ -89,7 +89,7 @@ def update_referral_request(update: ReferralUpdate) -> Request:
 
 
 def referrals_as_friend_request(site_slug: str, person: str) -> Request:
-    """``GET /api/v2/people/<email>/referrals_as_friend``, which changes nothing.
+    """``GET /api/v2/people/<person_slug>/referrals_as_friend``, which changes nothing.
 
     :raises InvalidRefund: if ``person`` cannot be part of a path.
     """

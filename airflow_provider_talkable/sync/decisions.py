@@ -97,7 +97,7 @@ class Entry:
 
     @property
     def is_counted_otherwise(self) -> bool:
-        """Whether Talkable counts another amount as refunded than it was told in all, or a whole as a part."""
+        """Whether Talkable counts another amount as refunded than it was told in all."""
         is_contradicted = self.is_whole and bool(self.partially_refunded)
         return is_contradicted or counts_otherwise(self.counted_subtotal, self.told_subtotal)
 

@@ -173,7 +173,7 @@ class Ledger:
     def column(self, name: str) -> ColumnElement[Any]:
         """A column to read, of nothing where the table lacks it."""
         column = self._table.columns[name]
-        return null().label(name) if name in self._own.missing else column
+        return null() if name in self._own.missing else column
 
     def orders(self, rows: Iterable[Row]) -> dict[Key, list[Taken]]:
         """What Talkable has taken, or may have, of the rows' orders, by site and slug; each refund once."""
@@ -294,7 +294,12 @@ class Ledger:
         in_task = and_(*(columns[name] == self._task_run[name] for name in _TASK))
         # As a number: not every database can select a condition.
         of_this_task = case((in_task, 1), else_=0) if self._task_run["dag_id"] else literal(0)
-        wanted = [columns.site_slug, columns.refund_key, *map(self.column, _READ), of_this_task]
+        wanted = [
+            columns.site_slug,
+            columns.refund_key,
+            *(self.column(name).label(name) for name in _READ),
+            of_this_task,
+        ]
         with self._engine.connect() as connection:
             for site, of_site in groupby(sorted(rows, key=_site), key=_site):
                 keys = [row.refund_key for row in of_site]
@@ -315,7 +320,7 @@ class Ledger:
         with self._engine.connect() as connection:
             for site, of_site in slugs.items():
                 query = (
-                    select(columns.origin_slug, *map(self.column, wanted))
+                    select(columns.origin_slug, *(self.column(name).label(name) for name in wanted))
                     .where(
                         columns.site_slug == site,
                         columns.origin_slug.in_(sorted(of_site)),

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Table, and_, case, func, not_, or_, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
+from sqlalchemy.sql.elements import Label, Null
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.rewards import is_late
@@ -75,7 +76,9 @@ def standing(ledger: Ledger, period: Period, *, limit: int) -> Standing:
         newest = and_(*_conditions(table, period))
         event = table.columns.event
         facts = _facts_of_a_reward(ledger)
-        counts = select(event, *facts, func.count()).where(newest).group_by(event, *facts)
+        # PostgreSQL groups by no constant, which stands for a column that is missing.
+        varying = [fact for fact in facts if not isinstance(fact.element, Null)]
+        counts = select(event, *facts, func.count()).where(newest).group_by(event, *varying)
         failures = (
             select(*(table.columns[name] for name in _SHOWN))
             .where(newest, event.not_in(_SUCCESSES))
@@ -96,18 +99,18 @@ def standing(ledger: Ledger, period: Period, *, limit: int) -> Standing:
     return ledger.read(read)
 
 
-def _facts_of_a_reward(ledger: Ledger) -> list[ColumnElement[Any]]:
+def _facts_of_a_reward(ledger: Ledger) -> list[Label[Any]]:
     """What says whether a refund came too late, of which there are few combinations."""
-    amount, whole = ledger.column("refund_subtotal"), ledger.column("order_subtotal")
+    amount, whole = ledger.column("refund_subtotal"), ledger.column("order_subtotal").label("whole")
     has_referral = ledger.column("referral_id").is_not(None)
     # As numbers: not every database can select a condition.
     return [
         case((or_(amount.is_(None), amount >= whole), 1), else_=0).label("is_whole"),
         case((has_referral, 1), else_=0).label("has_referral"),
-        ledger.column("referral_status"),
-        ledger.column("ad_rewarded"),
-        ledger.column("reward_paid"),
-        ledger.column("reward_known_by"),
+        *(
+            ledger.column(name).label(name)
+            for name in ("referral_status", "ad_rewarded", "reward_paid", "reward_known_by")
+        ),
     ]
 
 

@@ -84,7 +84,7 @@ def test_the_queries_over_the_ledger(shop: Shop, postgres_shop: Shop) -> None:
                 " VALUES ('new', '2026-10-06'), ('old', '2026-09-01')"
             )
             failed = connection.exec_driver_sql(block("docs/ledger.md", "sql", "event NOT IN")).all()
-            late = connection.exec_driver_sql(block("docs/ledger.md", "sql", "AND ad_rewarded")).all()
+            late = connection.exec_driver_sql(block("docs/ledger.md", "sql", "AND reward_paid")).all()
             unsettled = connection.exec_driver_sql(block("docs/ledger.md", "sql", "FROM refunds r")).all()
         assert [row[2:4] for row in failed] == [("X", "not_found")]
         assert [row[1] for row in late] == ["B"]
@@ -437,7 +437,7 @@ def test_a_first_sync(tmp_path: Path, free_port: int) -> None:
             server.terminate()
     log = done.stdout + done.stderr  # Airflow 3.1 writes to the latter.
     assert done.returncode == 0, log[-3000:]
-    assert "Too late, the advocate had been rewarded: 1 of 2 referred orders" in log
+    assert "Too late, the advocate had been paid: 1 of 2 referred orders" in log
     with closing(sqlite3.connect(tmp_path / "warehouse.sqlite")) as warehouse:
         rows = warehouse.execute(block("docs/quickstart.md", "sql", "talkable_refund_ledger")).fetchall()
         [(sent,)] = warehouse.execute("SELECT count(*) FROM talkable_refund_ledger WHERE event = 'submitted'")
