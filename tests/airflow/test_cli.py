@@ -490,7 +490,7 @@ def shape(value: Any) -> Any:
 
 def test_the_page_runs_the_sandbox() -> None:
     options = get_parser().parse_args(shlex.split(documented("sandbox"))[3:])
-    assert (options.port, options.generation, options.rate_limit) == (8765, "seed", 5)
+    assert (options.port, options.second_refund, options.rate_limit) == (8765, "replace", 5)
 
 
 @pytest.mark.parametrize("subcommand", ["refund", "ledger"])

@@ -46,7 +46,7 @@ from tests.documents import ROOT, block, blocks, commands, pages, table
 from tests.shop import Shop
 
 ReadConfig = Callable[[str], ClientConfig]
-PAID = {"advocate_rewards": [{"amount": 12.5, "status": "Paid"}]}
+PAID = {"advocate_rewards": [{"incentive_type": "rebate", "amount": 12.5, "status": "Paid"}]}
 
 
 def test_the_sync(airflow: Airflow) -> None:
@@ -288,7 +288,7 @@ def test_the_local_talkable(sandbox: Sandbox, read_config: ReadConfig) -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     options = parser.parse_args(shlex.split(serve)[3:])
-    assert (options.port, options.generation, options.errors) == (8765, "seed", 0.02)
+    assert (options.port, options.second_refund, options.errors) == (8765, "refuse", 0.02)
 
     [uri] = re.findall(r"`(talkable://http://[^`]*)`", pages()["docs/sandbox.md"])
     config = read_config(uri)
