@@ -45,6 +45,7 @@ class Tells(StrEnum):
     DOUBT = "Talkable may have acted"
     THROTTLED = "throttled"
     KEY_REFUSED = "the key is refused"
+    FOREIGN = "somebody else refused it"
 
 
 GARBAGE = b"\x16\x03\xff\x00\x00garbage\xfe\r\n\r\n" + b"\xc3\x28" * 300

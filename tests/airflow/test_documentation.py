@@ -42,6 +42,7 @@ from airflow_provider_talkable.sync.reconcile import Report, report_columns
 from airflow_provider_talkable.sync.rows import ROW_COLUMNS, Row
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 from tests.airflow.conftest import LATE, Airflow
+from tests.conftest import Sandboxes
 from tests.documents import ROOT, block, blocks, commands, pages, table
 from tests.shop import Shop
 
@@ -89,6 +90,19 @@ def test_the_queries_over_the_ledger(shop: Shop, postgres_shop: Shop) -> None:
         assert [row[2:4] for row in failed] == [("X", "not_found")]
         assert [row[1] for row in late] == ["B"]
         assert [row[0] for row in unsettled] == ["new"]
+
+
+def test_the_query_over_what_talkable_counts(
+    postgres: URL, sqlite: URL, engines: Callable[[URL], Engine], sandboxes: Sandboxes
+) -> None:
+    for url in (postgres, sqlite):
+        where = Shop(engines(url), sandboxes(second_refund="replace"))
+        where.order("A", "B")
+        where.refund(("a1", "A", None, 30), ("a2", "A", None, 20), ("b1", "B", None, 30))
+        where.sync()
+        with where.engine.connect() as connection:
+            rows = connection.exec_driver_sql(block("docs/ledger.md", "sql", "abs(counted")).all()
+        assert [tuple(row) for row in rows] == [("my-store", "A", "a2", 20, 20, 50)]
 
 
 def test_the_queries_at_night(shop: Shop, postgres_shop: Shop) -> None:

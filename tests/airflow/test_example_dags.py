@@ -71,7 +71,7 @@ def test_results_are_written_back_to_the_warehouse(airflow: Airflow) -> None:
         rows = warehouse.execute("SELECT * FROM talkable_refunds ORDER BY 1").fetchall()
     assert rows == [
         ("A", "refunded", "voided", 0, None),
-        ("B", "refunded", "pending", 0, None),
+        ("B", "refunded", None, 0, None),
         ("C", "refunded", "approved", 1, None),
         ("D", "not_found", None, None, "No origin found by `origin_slug`."),
     ]

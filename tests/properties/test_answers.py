@@ -27,6 +27,8 @@ from airflow_provider_talkable.protocol.answers import (
     read_refund,
 )
 from airflow_provider_talkable.protocol.refund import COLUMNS
+from airflow_provider_talkable.protocol.refusals import OtherRefund, outcome_of_refusal
+from airflow_provider_talkable.protocol.rewards import paid_rewards, payment_of
 from airflow_provider_talkable.protocol.wire import refund_request
 
 READERS: dict[str, Callable[[Response], object]] = {
@@ -296,3 +298,40 @@ def test_an_amount_arrives_to_the_fourth_decimal(amount: Decimal) -> None:
     body = refund_request(refund).body
     assert body is not None
     assert Decimal(repr(json.loads(body)["data"]["refund_subtotal"])) == amount
+
+
+REBATE = {"status": "Paid", "incentive_type": "rebate", "amount": "9" * 999}
+
+
+@given(
+    values | st.dictionaries(st.sampled_from([*NAMES, "ad_rewarded", "advocate_rewards"]), values, max_size=6)
+)
+@example({"status": "approved", "advocate_rewards": [{"status": "Paid", "coupon": []}, None]})
+@example({"status": "approved", "advocate_rewards": [REBATE]})
+@settings(max_examples=600)
+def test_only_an_approved_referral_was_paid_whatever_it_says(referral: Any) -> None:
+    referral = referral if isinstance(referral, dict) else {"status": referral}
+    payment = payment_of(referral)
+    assert (payment.known_by is None) == (payment.paid is None)
+    if payment.paid:
+        assert referral["status"] == "approved"
+    paid = paid_rewards(referral)
+    assert paid.money.is_finite()
+    assert paid.revocable >= 0
+
+
+@given(
+    st.booleans(),
+    st.booleans(),
+    st.lists(st.builds(OtherRefund, st.booleans(), st.booleans()), max_size=4),
+)
+def test_a_refusal_is_a_success_only_where_nothing_else_explains_it(
+    is_whole: bool, may_be_its_own: bool, others: list[OtherRefund]
+) -> None:
+    outcome = outcome_of_refusal(is_whole=is_whole, may_be_its_own=may_be_its_own, others=others)
+    is_all_refunded = any(other.is_whole and other.is_certain for other in others)
+    if outcome is Outcome.ALREADY_REFUNDED:
+        assert is_all_refunded or (not others and (is_whole or may_be_its_own))
+    else:
+        assert outcome is Outcome.NOT_COUNTED
+        assert not is_all_refunded
