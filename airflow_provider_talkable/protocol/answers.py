@@ -241,7 +241,8 @@ def _raise_refusal(message: str, status: int) -> NoReturn:
 def _foreign(response: Response, payload: JsonObject | None) -> TalkableProtocolError:
     """The error of an answer that is none of Talkable's.
 
-    One with a 4xx refused the request, and will refuse it again; with a 2xx nobody knows what it did.
+    One with a 4xx refused the request: a firewall, a gateway or another path does so again, half a refusal of
+    Talkable's is worth a repeat. With a 2xx nobody knows what it did.
     """
     status = response.status
     what = _describe(response) if payload is None else "a JSON object that does not say whether it is ok"
@@ -251,7 +252,7 @@ def _foreign(response: Response, payload: JsonObject | None) -> TalkableProtocol
     error = TalkableProtocolError(
         f"{at} answered HTTP {status} with {what}{by}, not in Talkable's words; {advice}",
         http_status=status,
-        retryable=status < 400,
+        retryable=status not in _FOREIGN_ADVICE,
     )
     error.may_have_acted = status < 400
     return error

@@ -484,7 +484,8 @@ def _refusal(result: RefundResult) -> tuple[str | None, type[TalkableError] | No
     """What is the same of refusals that have one cause, if it is one, and what it is."""
     if result.outcome is Outcome.REJECTED:
         return result.error_message, TalkableRejected
-    if isinstance(result.error, TalkableProtocolError) and not result.error.retryable:
+    error = result.error
+    if isinstance(error, TalkableProtocolError) and not (error.retryable and error.may_have_acted):
         # A page's size differs with what it quotes.
         return f"HTTP {result.http_status}", TalkableProtocolError
     return None, None
