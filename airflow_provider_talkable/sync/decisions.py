@@ -66,7 +66,7 @@ class Entry:
     order_subtotal: Decimal | None = None
     partially_refunded: bool | None = None
     counted_subtotal: Decimal | None = None
-    told_subtotal: Decimal | None = None
+    sent_subtotal: Decimal | None = None
     origin_id: str | None = None
     reward_paid: bool | None = None
     reward_known_by: str | None = None
@@ -97,9 +97,9 @@ class Entry:
 
     @property
     def is_counted_otherwise(self) -> bool:
-        """Whether Talkable counts another amount as refunded than it was told in all."""
+        """Whether Talkable counts another amount as refunded than was sent in all."""
         is_contradicted = self.is_whole and bool(self.partially_refunded)
-        return is_contradicted or counts_otherwise(self.counted_subtotal, self.told_subtotal)
+        return is_contradicted or counts_otherwise(self.counted_subtotal, self.sent_subtotal)
 
     def is_about(self, row: Row) -> bool:
         """Whether the row is the same refund, to the amount and the date."""

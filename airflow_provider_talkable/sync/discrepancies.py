@@ -29,7 +29,7 @@ class Kind(StrEnum):
     """It cannot be sent as it is, or Talkable has refused it."""
 
     DIFFERENT = "different"
-    """Talkable was told another amount, date or order, or counts another amount than it was told."""
+    """Talkable was told another amount, date or order, or counts another amount than was sent."""
 
     REWARDED = "rewarded"
     """The whole order was refunded, and its advocate has been paid."""
@@ -150,10 +150,10 @@ def _complaint(referral: JsonObject) -> tuple[Kind, str] | None:
 
 
 def _counted(entry: Entry) -> str:
-    counted, told_subtotal = entry.counted_subtotal, entry.told_subtotal
+    counted, sent_subtotal = entry.counted_subtotal, entry.sent_subtotal
     return (
         f"Talkable counts {shown_amount(counted)} of the order as refunded, "
-        f"and was told {shown_amount(told_subtotal)}"
+        f"of {shown_amount(sent_subtotal)} that were sent"
     )
 
 

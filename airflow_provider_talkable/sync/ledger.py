@@ -53,7 +53,7 @@ DEFAULT_TABLE = "talkable_refund_ledger"
 _AT_A_TIME = 500  # keys in one statement
 _FOUR_DECIMALS = Decimal("0.0001")
 _READ = tuple(name for name in Entry.__dataclass_fields__ if name != "is_of_this_task")
-_AMOUNTS = ("refund_subtotal", "order_subtotal", "counted_subtotal", "told_subtotal")
+_AMOUNTS = ("refund_subtotal", "order_subtotal", "counted_subtotal", "sent_subtotal")
 _RESTATED = (
     "error_message",
     "referral_id",
@@ -61,7 +61,7 @@ _RESTATED = (
     "ad_rewarded",
     "partially_refunded",
     "counted_subtotal",
-    "told_subtotal",
+    "sent_subtotal",
     "origin_id",
     "reward_paid",
     "reward_known_by",
@@ -213,11 +213,11 @@ class Ledger:
         result: RefundResult,
         *,
         after: str | None = None,
-        told_subtotal: Decimal | None = None,
+        sent_subtotal: Decimal | None = None,
     ) -> Values:
         """The entry that says what became of it.
 
-        :param told_subtotal: What Talkable was told of the order in all, this refund included.
+        :param sent_subtotal: What was sent of the order in all, this refund included.
         :param after: The id of an entry that this one is about: it sorts right after that, and before
             whatever another run has come to meanwhile.
         """
@@ -239,7 +239,7 @@ class Ledger:
             order_subtotal=row.order_subtotal or order_subtotal_of(result.origin, result.referral),
             partially_refunded=partially,
             counted_subtotal=counted,
-            told_subtotal=told_subtotal,
+            sent_subtotal=sent_subtotal,
             origin_id=storable(origin_id, 64),
             reward_paid=payment.paid,
             reward_known_by=payment.known_by and payment.known_by.value,
@@ -401,7 +401,7 @@ def _columns() -> list[Column[Any]]:
         added(Column("order_subtotal", amount_type())),
         added(Column("counted_subtotal", amount_type())),
         added(Column("partially_refunded", Boolean)),
-        added(Column("told_subtotal", amount_type())),
+        added(Column("sent_subtotal", amount_type())),
         added(Column("origin_id", String(64))),
         *task_columns(),
     ]

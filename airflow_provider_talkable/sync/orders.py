@@ -1,4 +1,4 @@
-"""An order's refunds together: what Talkable was told of it in all, and what a refusal says. Pure rules."""
+"""An order's refunds together: what was sent of it in all, and what a refusal says. Pure rules."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def judged(row: Row, result: RefundResult, own: Entry | None, others: Sequence[T
     return result.refused_as(outcome)
 
 
-def told_in_all(row: Row, result: RefundResult, others: Sequence[Taken]) -> Decimal | None:
-    """What Talkable was told of an order in all, this refund included; ``None``: it cannot be told.
+def sent_in_all(row: Row, result: RefundResult, others: Sequence[Taken]) -> Decimal | None:
+    """What was sent of an order in all, this refund included; ``None``: it cannot be told.
 
     A whole refund, and parts that come to more, come to the order's subtotal.
     """

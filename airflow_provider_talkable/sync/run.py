@@ -37,7 +37,7 @@ from airflow_provider_talkable.sync.decisions import (
     decide,
 )
 from airflow_provider_talkable.sync.ledger import Key, Ledger, Values
-from airflow_provider_talkable.sync.orders import Taken, judged, others_than, told_in_all
+from airflow_provider_talkable.sync.orders import Taken, judged, others_than, sent_in_all
 from airflow_provider_talkable.sync.progress import Progress
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.sites import Sites
@@ -293,7 +293,7 @@ class RefundSync:
         """Rows to send now, less those that no longer make sense to send.
 
         Refunds of one order go out one after the other: what Talkable counts after each can then be compared
-        with what it was told.
+        with what was sent.
         """
         batch: list[Row] = []
         waiting: list[Row] = []
@@ -382,8 +382,8 @@ class RefundSync:
         """Note what became of a refund that was handed over."""
         if result.error_message:
             result = replace(result, error_message=without_people(result.error_message))
-        told = told_in_all(row, result, others) if result.outcome.is_success else None
-        self._unrecorded.append(self._ledger.outcome(row, result, told_subtotal=told))
+        told = sent_in_all(row, result, others) if result.outcome.is_success else None
+        self._unrecorded.append(self._ledger.outcome(row, result, sent_subtotal=told))
         self.summary.sent += result.attempts > 0
         is_throttled = result.outcome is Outcome.THROTTLED
         if is_throttled and self._rules.pause_when_throttled and not self._ending:

@@ -33,7 +33,7 @@ class Summary:
     :param rewarded: Refunds of whole orders whose advocate had been paid already: they came too late.
     :param referral_unknown: Refunds of whole orders of which Talkable did not say whether they were in time.
     :param counted_otherwise: Refunds after which Talkable counts another amount of the order as refunded
-        than it was told in all.
+        than was sent in all.
     :param voids: What became of voiding referrals, by outcome.
     :param failures: The first twenty refunds that failed, with the reason.
     :param site_problems: What is wrong with whole sites, by site: its refunds cannot be settled.
@@ -79,7 +79,7 @@ class Summary:
 
         :param is_referred: Whether its referral is known.
         :param late: Whether it came too late; ``None``: it cannot be told.
-        :param is_counted_otherwise: Whether Talkable counts another amount than it was told.
+        :param is_counted_otherwise: Whether Talkable counts another amount than was sent.
         :param void_outcome: What became of voiding its referral, if that was tried.
         """
         self.outcomes[outcome] += 1
@@ -142,7 +142,7 @@ class Summary:
         if self.referral_unknown:
             yield f"Of {self.referral_unknown} refunds Talkable did not say whether they were in time"
         if self.counted_otherwise:
-            yield f"Talkable counts another amount than it was told: {self.counted_otherwise} refunds"
+            yield f"Talkable counts another amount than was sent: {self.counted_otherwise} refunds"
         if self.voids:
             voids = ", ".join(f"{count} {outcome}" for outcome, count in self.voids.most_common())
             yield f"Referrals voided: {voids}"

@@ -221,7 +221,7 @@ def test_what_talkable_counts_otherwise_is_different(
 ) -> None:
     amounts: Any = {
         name: None if text is None else Decimal(text)
-        for name, text in (("counted_subtotal", counted), ("told_subtotal", told_then))
+        for name, text in (("counted_subtotal", counted), ("sent_subtotal", told_then))
     }
     assert kinds(row("5"), entry("refunded", "5", **amounts)) == found
 

@@ -48,7 +48,7 @@ def entries(shop: Shop) -> dict[tuple[str, str], dict[str, Any]]:
 
 # What only some generations tell.
 NOT_TOLD = (
-    "order_subtotal", "partially_refunded", "counted_subtotal", "told_subtotal", "origin_id",
+    "order_subtotal", "partially_refunded", "counted_subtotal", "sent_subtotal", "origin_id",
     "reward_known_by",
 )  # fmt: skip
 

@@ -27,7 +27,7 @@ Engines = Callable[[URL], Engine]
 COLUMNS = (
     "entry_id, logged_at, event, site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, "
     "http_status, error_message, attempts, referral_id, referral_status, ad_rewarded, "
-    "order_subtotal, partially_refunded, counted_subtotal, told_subtotal, origin_id, reward_paid, "
+    "order_subtotal, partially_refunded, counted_subtotal, sent_subtotal, origin_id, reward_paid, "
     "reward_known_by, void_outcome, "
     "dag_id, run_id, task_id, map_index, try_number"
 )

@@ -33,9 +33,9 @@ def shops(tmp_path: Path, engines: Callable[[URL], Engine], sandboxes: Sandboxes
 
 
 def counted(shop: Shop) -> dict[str, tuple[Any, Any]]:
-    """What Talkable counts of each refund's order, and what it was told of it."""
+    """What Talkable counts of each refund's order, and what was sent of it."""
     return {
-        entry["refund_key"]: (entry["counted_subtotal"], entry["told_subtotal"])
+        entry["refund_key"]: (entry["counted_subtotal"], entry["sent_subtotal"])
         for entry in shop.ledger()
         if entry["event"] != "submitted"
     }

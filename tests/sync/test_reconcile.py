@@ -403,7 +403,8 @@ def test_a_refused_key_is_asked_with_once(shop: Shop) -> None:
     before = questions(shop.sandbox)
     summary = reconcile(shop, key="wrong")
     assert (summary.unanswered, summary.unknown) == (100, 0)
-    assert questions(shop.sandbox) - before <= 32
+    # Those under way, by either scheme.
+    assert questions(shop.sandbox) - before <= 64
 
 
 def test_a_friend_is_asked_about_once(shop: Shop) -> None:
