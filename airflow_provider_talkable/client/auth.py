@@ -29,7 +29,7 @@ class KeyScheme:
         return AuthScheme.BEARER if is_refused and self._is_auto and tried is AuthScheme.BASIC else None
 
     def learn(self, response: Response, tried: AuthScheme) -> None:
-        """Go on with the other scheme, if that is what its answer says; if that is refused too, try no more."""
+        """Go on with the other scheme if its answer says so; if that is refused too, try it no more."""
         if response.status == 401:
             self._is_auto = False
         if response.status < 500 and response.status not in _SAYS_NOTHING and self.current is not tried:
