@@ -1,18 +1,32 @@
 # Everything here works in a fresh clone; it needs Python 3.11 or newer and a package index.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# One more than there are processors, since tests wait for other things too.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+TESTS := -m pytest --numprocesses=$(WORKERS)
+# uv trusts the certificates that pip trusts.
+export UV_SYSTEM_CERTS := 1
 
-.PHONY: demo test test-airflow-2 matrix smoke ui-test screenshots faults mutation bench lint docs format dist audit lock clean
+.PHONY: demo check test test-airflow-2 matrix smoke ui-test screenshots faults mutation bench lint docs format dist audit lock clean
 
 demo: $(VENV)/installed  ## Watch a DAG refund orders at a local Talkable
 	@$(BIN)/python scripts/demo.py
 
+check: $(VENV)/installed  ## Check style and types, and run the tests that start no Airflow: for while one works
+	@$(MAKE) --no-print-directory --jobs=2 lint test-without-airflow
+
+.PHONY: test-without-airflow
+test-without-airflow: $(VENV)/installed
+	$(BIN)/python $(TESTS) -m "not airflow_process"
+
 test: $(VENV)/installed  ## Run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python $(TESTS)
 
 test-airflow-2: $(VENV)-airflow-2/installed  ## Run all tests on the oldest Airflow that is supported
-	$(VENV)-airflow-2/bin/python -m pytest
+	$(VENV)-airflow-2/bin/python $(TESTS)
 
 # Each version is a target of its own, so that `make -j2 matrix` runs two of them at a time.
 MATRIX := $(addprefix matrix-,2.11 3.0 3.1 3.2 3.3)
@@ -64,20 +78,19 @@ dist: $(VENV)/installed  ## Build what is released, and check what is in it
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m pytest tests/release
 
-# uv trusts the certificates that pip trusts.
 audit: dist  ## Look for known weaknesses in what the wheel needs, and list that in sbom.cdx.json
-	UV_SYSTEM_CERTS=1 $(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-wheel
-	UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(VENV)-wheel/bin/python \
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-wheel
+	$(BIN)/uv pip install --quiet --python $(VENV)-wheel/bin/python \
 	  --constraint requirements/dev.txt dist/*.whl
 	$(BIN)/cyclonedx-py environment --output-reproducible --output-file sbom.cdx.json $(VENV)-wheel
 	$(BIN)/uv pip freeze --python $(VENV)-wheel/bin/python --exclude airflow-provider-talkable \
 	  >$(VENV)-wheel/requirements.txt
 	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement $(VENV)-wheel/requirements.txt
 
-LOCK := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --upgrade \
+LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --upgrade \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
 
-lock:  ## Pin the development packages anew; needs uv
+lock: $(VENV)/installed  ## Pin the development packages anew
 	for group in dev bench airflow-2.11 airflow-3.0 airflow-3.1 airflow-3.2; do \
 	  $(LOCK) --group $$group --output-file requirements/$$group.txt || exit 1; \
 	done
@@ -85,22 +98,30 @@ lock:  ## Pin the development packages anew; needs uv
 clean:  ## Remove everything that was made here
 	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-bench $(VENV)-wheel .nox .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist sbom.cdx.json docs/_build
 
+# uv installs everything, itself excepted: it comes from the pins of the others.
 $(VENV)/installed: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12 …"; exit 1; }
+	@echo "Making the virtual environment $(VENV), with uv in it …"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@sed -n '/^uv==/,/[^\]$$/p' requirements/dev.txt >$(VENV)/uv.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(VENV)/uv.txt
 	$(call install,$(VENV),requirements/dev.txt)
 
-$(VENV)-airflow-2/installed: requirements/airflow-2.11.txt pyproject.toml
+$(VENV)-airflow-2/installed: requirements/airflow-2.11.txt pyproject.toml $(VENV)/installed
+	@$(BIN)/uv venv --quiet --clear --seed --python $(BIN)/python $(VENV)-airflow-2
 	$(call install,$(VENV)-airflow-2,requirements/airflow-2.11.txt)
 
-$(VENV)-bench/installed: requirements/bench.txt pyproject.toml
+$(VENV)-bench/installed: requirements/bench.txt pyproject.toml $(VENV)/installed
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-bench
 	$(call install,$(VENV)-bench,requirements/bench.txt)
 
 # What is pinned is installed, checked against its hashes, and nothing else: the package itself goes in
-# without dependencies and is built by the pinned hatchling.
+# without dependencies and is built by the pinned hatchling. The list of what was installed is left out.
 define install
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed, $(PYTHON) is older: make PYTHON=python3.12 …"; exit 1; }
-	$(PYTHON) -m venv --clear $(1)
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(2)
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@echo "Installing the $$(grep -c '^[^ ]*==' $(2)) packages of $(2) …"
+	@$(BIN)/uv pip install --compile-bytecode --python $(1)/bin/python --require-hashes --requirement $(2) 2>&1 | \
+	  sed -u '/^ [-+~] /d'
+	@$(BIN)/uv pip install --quiet --python $(1)/bin/python --no-deps --no-build-isolation --editable .
 	@touch $(1)/installed
 endef

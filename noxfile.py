@@ -12,6 +12,8 @@ nox.options.download_python = "never"
 nox.options.error_on_missing_interpreters = "CI" in os.environ
 # uv trusts the certificates that pip trusts.
 os.environ["UV_SYSTEM_CERTS"] = "1"
+# Otherwise each of the processes that tests start would compile Airflow anew where none may write it down.
+os.environ["UV_COMPILE_BYTECODE"] = "1"
 
 # Of pyenv's interpreters only the chosen one is found; here all of them count.
 for _shims in [Path(folder) for folder in os.environ["PATH"].split(os.pathsep) if folder.endswith("/shims")]:
@@ -61,8 +63,10 @@ def on_each(name: str) -> Any:
 
 def run(session: nox.Session, airflow: str, *arguments: str) -> None:
     """Run pytest. What is deprecated is an error on the newest Airflow; what is older stays as it is."""
+    # One more than there are processors, since tests wait for other things too.
+    workers = f"--numprocesses={(os.cpu_count() or 1) + 1}"
     old = () if airflow == "3.3" else ("-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning")
-    session.run("python", "-m", "pytest", *old, *arguments, *session.posargs)
+    session.run("python", "-m", "pytest", workers, *old, *arguments, *session.posargs)
 
 
 def install(session: nox.Session, airflow: str) -> None:

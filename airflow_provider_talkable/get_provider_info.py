@@ -95,12 +95,12 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "ca_bundle": {
                         "label": "CA bundle",
-                        "description": "Path on the worker of a PEM file with certificates to trust.",
+                        "description": "Path on the worker of a PEM file or of hashed certificates.",
                         "schema": {"type": ["string", "null"]},
                     },
                     "proxy": {
                         "label": "Proxy",
-                        "description": "URL of a proxy for all requests, e.g. http://proxy.example.com:3128.",
+                        "description": "URL of an http or https proxy, e.g. http://proxy.example.com:3128.",
                         "schema": {"type": ["string", "null"]},
                     },
                 },

@@ -34,6 +34,7 @@ class Kind(StrEnum):
     RESET = "reset"
     CLOSED = "closed"
     SILENCE = "silence"
+    DRIP = "byte by byte"
     GARBAGE = "garbage"
     ANSWER = "another answer"
 
@@ -46,6 +47,7 @@ class Tells(StrEnum):
     THROTTLED = "throttled"
     KEY_REFUSED = "the key is refused"
     FOREIGN = "somebody else refused it"
+    SENT_ELSEWHERE = "nothing was done"
 
 
 GARBAGE = b"\x16\x03\xff\x00\x00garbage\xfe\r\n\r\n" + b"\xc3\x28" * 300
@@ -192,6 +194,11 @@ class Line:
             return True
         if fault.kind is Kind.GARBAGE:
             connection.sendall(GARBAGE)
+        elif fault.kind is Kind.DRIP:
+            for byte in answer[end:]:
+                connection.sendall(bytes((byte,)))
+                if self._is_over.wait(0.3):
+                    break
         elif fault.kind is Kind.SILENCE:
             requests.read()  # until the client hangs up
         elif fault.kind is Kind.RESET:

@@ -7,17 +7,16 @@ import random
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.engine import URL
 
 from airflow_provider_talkable.sandbox import Dials
 from faults.conftest import Record
-from tests.airflow import test_scheduler
 from tests.airflow.deployment import Deployment
-from tests.airflow.test_scheduler import SITES
-
-deployment = test_scheduler.deployment
+from tests.airflow.four_sites import SITES, deployed, fill
 
 SEED = 20261123
 
@@ -56,11 +55,11 @@ with DAG("deferred", schedule=None):
 
 
 @pytest.fixture
-def airflow(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Deployment:
+def airflow(tmp_path: Path, postgres_server: Callable[[], URL]) -> Iterator[Deployment]:
     """A deployment with 200 refunds on each of four sites, each tenth unknown, each fifth partial."""
-    monkeypatch.setattr(test_scheduler, "DAGS", DAGS)
-    made: Deployment = request.getfixturevalue("deployment")
-    return made
+    with deployed(DAGS, tmp_path, postgres_server) as deployment:
+        fill(deployment)
+        yield deployment
 
 
 def outcomes_of(airflow: Deployment, sites: tuple[str, ...], *, in_doubt: bool) -> Counter[str]:

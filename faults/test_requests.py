@@ -30,11 +30,16 @@ ANSWERS = {
     "408": rendered(408),
     "200 with HTML": rendered(200, HTML, "text/html"),
     "200 with nothing": rendered(200),
+    "200 about another order": rendered(200, b'{"ok": true, "result": {"origin": {"order_number": "B"}}}'),
+    "200 about an order not refunded": rendered(
+        200, b'{"ok": true, "result": {"id": 1, "refunded_at": null}}'
+    ),
 }
 BREAKS = [Kind.RESET, Kind.CLOSED, Kind.SILENCE, Kind.GARBAGE]
 FAULTS = [
     *(Fault(Moment.CONNECTING, kind, Tells.NOT_SENT) for kind in (Kind.REFUSED, Kind.SILENCE)),
     *(Fault(moment, kind) for moment in list(Moment)[1:] for kind in BREAKS),
+    *(Fault(moment, Kind.DRIP) for moment in (Moment.STATUS_LINE, Moment.HEADERS, Moment.BODY)),
     *(
         Fault(moment, Kind.ANSWER, name=name, answer=answer)
         for moment in (Moment.BEFORE, Moment.ACTED)
@@ -62,6 +67,13 @@ FAULTS = [
         "404 of a gateway",
         rendered(404, b'{"message": "no Route matched"}'),
     ),
+    Fault(
+        Moment.BEFORE,
+        Kind.ANSWER,
+        Tells.SENT_ELSEWHERE,
+        "a redirect",
+        rendered(307, b"", "text/html", "Location: https://other.example/"),
+    ),
 ]
 FOR_GOOD = 10**6
 SETTLED = {"refunded", "already_refunded"}
@@ -76,7 +88,7 @@ def promised(fault: Fault, *, is_partial: bool, for_good: bool) -> str:
             return "throttled" if for_good else "refunded"
         case Tells.KEY_REFUSED:
             return "aborted"
-        case Tells.FOREIGN:
+        case Tells.FOREIGN | Tells.SENT_ELSEWHERE:
             return "failed"
     if is_partial:
         return "unconfirmed"
@@ -89,7 +101,9 @@ def requests_promised(fault: Fault, *, is_partial: bool, times: int) -> int:
     """How many requests that takes; one that cannot connect is none."""
     if fault.moment is Moment.CONNECTING:
         return 0 if times == FOR_GOOD else 1
-    if fault.tells in (Tells.KEY_REFUSED, Tells.FOREIGN) or (fault.tells is Tells.DOUBT and is_partial):
+    if fault.tells in (Tells.KEY_REFUSED, Tells.FOREIGN, Tells.SENT_ELSEWHERE) or (
+        fault.tells is Tells.DOUBT and is_partial
+    ):
         return 1
     if times == FOR_GOOD:
         return 1 if fault.tells is Tells.THROTTLED else 5
@@ -153,7 +167,7 @@ def test_a_refund_through_a_failure_ends_as_is_promised(
         # Asked once before each repeat: waiting is over at once.
         monkeypatch.setattr(random, "uniform", no_time)
         timeout = 30.0
-        if fault.kind is Kind.SILENCE:
+        if fault.kind in (Kind.SILENCE, Kind.DRIP):
             # What succeeds at last needs time for it.
             timeout = 0.2 if for_good else 0.5
         config = ClientConfig.parse(host=line.url, api_key=KEY, timeout=timeout, auth_scheme="basic")
@@ -232,4 +246,26 @@ def test_every_failure_by_chance_to_six_hundred_refunds(
         f"{sum(map(bool, met.values()))} of 600 refunds, a third of them partial",
         ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
         + "; each full refund taken once, each partial one at most once",
+    )
+
+
+def test_connections_that_end_or_speak_without_being_asked(shop: Shop, record: Record) -> None:
+    subtotals = {f"order-{n}": "5" if n % 3 == 0 else None for n in range(600)}
+    shop.order(*subtotals)
+    shop.refund(*((slug, slug, None, subtotal) for slug, subtotal in subtotals.items()))
+    shop.sandbox.dials.closes, shop.sandbox.dials.twice = 0.4, 0.3
+    shop.sync(pace=Pace(initial_rate=None))
+    states = shop.states()
+    for slug, subtotal in subtotals.items():
+        assert states[slug] in SETTLED, slug
+        assert shop.times_refunded(slug) == 1, slug
+        # Of full ones some were sent again, and refused.
+        assert subtotal is None or (states[slug], shop.sent.count(slug)) == ("refunded", 1), slug
+    outcomes = Counter(states.values())
+    record(
+        "Surroundings",
+        "connections closed after four of ten answers, without a word, and three of ten answers given twice",
+        "600 refunds, a third of them partial",
+        ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items()))
+        + "; each taken once, no partial one sent twice",
     )

@@ -35,7 +35,8 @@ def main() -> int:
     with Sandbox() as sandbox:
         expected = fill(sandbox, today)
         print(f"A local Talkable answers on {sandbox.url}.")
-        print(f"The warehouse holds {sum(expected.values())} refunds of the last three days.")
+        print(f"The warehouse holds {sum(expected.values())} refunds of the last three days.", flush=True)
+        airflow(sandbox, "db", "migrate")
         run_dag(sandbox, today)
         sent, seen = len(sandbox.requests), outcomes()
         if seen != expected:
@@ -81,9 +82,16 @@ def fill(sandbox: Sandbox, today: datetime) -> Counter[str]:
 
 
 def run_dag(sandbox: Sandbox, date: datetime) -> None:
-    """Run the DAG with ``airflow dags test`` and connections from the environment, and show its log's end."""
-    print(f"\nairflow dags test {DAG_ID} {date:%Y-%m-%d}")
+    """Run the DAG with ``airflow dags test``, and show its log's end."""
     lines_before = len(list(told()))
+    airflow(sandbox, "dags", "test", DAG_ID, date.isoformat())
+    for line in list(told())[lines_before:]:
+        print(f"  {line}", flush=True)
+
+
+def airflow(sandbox: Sandbox, *arguments: str) -> None:
+    """Run an Airflow command with connections from the environment; what it prints goes to the log."""
+    print(f"\nairflow {' '.join(arguments)}", flush=True)
     host = sandbox.url.removeprefix("http://")
     environment = {
         **os.environ,
@@ -94,18 +102,15 @@ def run_dag(sandbox: Sandbox, date: datetime) -> None:
         "AIRFLOW_CONN_TALKABLE_DEFAULT": f"talkable://http://:{sandbox.api_key}@{host}/?site_slug=my-store",
     }
     with DAG_LOG.open("a") as log:
-        for command in (["db", "migrate"], ["dags", "test", DAG_ID, date.isoformat()]):
-            subprocess.run(
-                [sys.executable, "-m", "airflow", *command],
-                env=environment,
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                check=False,
-                timeout=150,
-            )
-    for line in list(told())[lines_before:]:
-        print(f"  {line}")
+        subprocess.run(
+            [sys.executable, "-m", "airflow", *arguments],
+            env=environment,
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+            timeout=150,
+        )
 
 
 def told() -> Iterator[str]:

@@ -35,6 +35,28 @@ KEY = "i9uil7nQgDjucCiTJu"
 # Servers lie where only administrators look.
 _PATH = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin"
 
+
+# Its tests share one Airflow, so they run in one process. pytest-xdist's mark for that is lost in pytest 9.2.
+SHARING = "tests/airflow/test_scheduler.py::"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each test to the process that is free next."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return SHARING if nodeid.startswith(SHARING) else nodeid
+
+    return Scheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("takes_long") is None)
+
+
 Sandboxes = Callable[..., Sandbox]
 Clients = Callable[..., "TalkableClient | Asynchronous"]
 

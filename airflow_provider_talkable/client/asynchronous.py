@@ -4,39 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import TypeVar
 
-import aiohttp
-import requests
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 from tenacity import AsyncRetrying
-from yarl import URL
 
-from airflow_provider_talkable.client import failures
-from airflow_provider_talkable.client.config import USER_AGENT, ClientConfig
-from airflow_provider_talkable.client.deadlines import Connector, Deadline, Deadlines
+from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.endings import Endings
 from airflow_provider_talkable.client.pacing import Pacer
 from airflow_provider_talkable.client.retries import Attempts, RetryPolicy
+from airflow_provider_talkable.client.transport import Transport
 from airflow_provider_talkable.protocol.answers import (
     Response,
     read_campaigns,
     read_referral_update,
     read_referrals,
-    read_refund,
 )
 from airflow_provider_talkable.protocol.errors import (
     TalkableAccessDenied,
     TalkableAuthError,
-    TalkableConnectionError,
     TalkableError,
     TalkableThrottled,
 )
+from airflow_provider_talkable.protocol.origins import read_refund_of
 from airflow_provider_talkable.protocol.referrals import (
     JsonObject,
     ReferralUpdate,
@@ -44,7 +36,6 @@ from airflow_provider_talkable.protocol.referrals import (
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.protocol.wire import (
-    AuthScheme,
     Request,
     campaigns_request,
     referrals_as_friend_request,
@@ -53,8 +44,6 @@ from airflow_provider_talkable.protocol.wire import (
 )
 
 T = TypeVar("T")
-
-_JSON = {"Content-Type": "application/json"}
 
 
 class AsyncTalkableClient:
@@ -78,15 +67,19 @@ class AsyncTalkableClient:
         sleep: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
         self.config = config
-        self.requests: Counter[str] = Counter()
-        """How many requests were sent, by method."""
         self.throttled = 0
-        """How many of them were answered 429."""
+        """How many requests were answered 429."""
+        self._transport = Transport(config)
         self._policy = policy or RetryPolicy()
         self._new_pacer = new_pacer
         self._sleep = sleep or self._wait
         self._gates: dict[str, _Gate] = {}
         self._endings = Endings()
+
+    @property
+    def requests(self) -> Counter[str]:
+        """How many requests were sent, by method."""
+        return self._transport.requests
 
     @property
     def learned_rates(self) -> dict[str, float]:
@@ -130,38 +123,35 @@ class AsyncTalkableClient:
         elif isinstance(error, TalkableAuthError):
             self.stop(error)
 
+    def cut_short(self, error: TalkableError) -> None:
+        """Stop, and end what is on the wire without waiting for its answers.
+
+        :param error: Why, as for :meth:`stop`.
+        """
+        self.stop(error)
+        self._transport.stop()
+
     async def __aenter__(self) -> AsyncTalkableClient:
         self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        proxy, trusted = _environment(self.config)
-        self._deadlines = Deadlines(self.config.timeout)
-        self._session = aiohttp.ClientSession(
-            # In flight are as many as the caller awaits; the pool is not to be a second limit.
-            connector=Connector(limit=0, ssl=trusted),
-            headers={"User-Agent": USER_AGENT, "Accept": "application/json"},
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.config.timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=proxy,
-        )
+        await self._transport.__aenter__()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self._deadlines.close()
-        await self._session.close()
+        await self._transport.__aexit__()
 
     async def refund(self, refund: Refund) -> RefundResult:
         """Send one refund and say what became of it; an error becomes its outcome.
 
-        Like :meth:`TalkableClient.refund`, and paced. Once Talkable has refused the key nothing more
-        is sent, and nothing for a site once it has denied the key that site: no other request can succeed.
+        Like :meth:`TalkableClient.refund`, and paced.
         """
         request = refund_request(refund)
-        attempts = Attempts(self._policy, request, log_level=logging.DEBUG)
+        attempts = self._attempts(request)
+        read = partial(read_refund_of, refund)
         try:
-            response, answer = await self._send(request, read_refund, attempts, site_slug=refund.site_slug)
+            response, answer = await self._send(request, read, attempts, site_slug=refund.site_slug)
         except TalkableError as error:
             if attempts.count == 0 and error is self._endings.of(refund.site_slug):
                 return RefundResult.not_tried(refund, error)
-            self.end_for(error, refund.site_slug, refund.origin_slug)
             return RefundResult.from_error(refund, error, attempts=attempts.count)
         return RefundResult.from_answer(refund, answer, http_status=response.status, attempts=attempts.count)
 
@@ -182,30 +172,20 @@ class AsyncTalkableClient:
         return await self._ask(campaigns_request(site_slug), read_campaigns, site_slug)
 
     async def _ask(self, request: Request, read: Callable[[Response], T], site_slug: str) -> T:
-        attempts = Attempts(self._policy, request, log_level=logging.DEBUG)
-        return (await self._send(request, read, attempts, site_slug=site_slug))[1]
+        return (await self._send(request, read, self._attempts(request), site_slug=site_slug))[1]
+
+    def _attempts(self, request: Request) -> Attempts:
+        # Among thousands of requests, which are paced, a few always fail at first.
+        log_level = logging.DEBUG if self._new_pacer else logging.WARNING
+        return Attempts(self._policy, request, log_level=log_level)
 
     async def _send(
         self, request: Request, read: Callable[[Response], T], attempts: Attempts, *, site_slug: str
     ) -> tuple[Response, T]:
         async def attempt() -> tuple[Response, T]:
             gate = await self._take_place(site_slug, attempts)
-            sent_at = gate.pacer.clock() if gate else 0.0
             attempts.count += 1
-            self.requests[request.method] += 1
-            response = await self._exchange(request)
-            if response.status == 429:
-                self.throttled += 1
-            try:
-                answer = read(response)
-            except TalkableThrottled as error:
-                if gate:
-                    gate.throttled(sent_at, error.retry_after, self._policy.throttle_patience)
-                raise
-            finally:
-                if gate and response.status != 429:
-                    gate.accepted(sent_at)
-            return response, answer
+            return await self._exchange(request, read, gate)
 
         # Most requests succeed at once, and tenacity costs as much as sending one: it is brought in
         # when the first attempt has failed, and is told of that as if it had made it.
@@ -222,6 +202,42 @@ class AsyncTalkableClient:
             return await attempt()
 
         return await AsyncRetrying(sleep=self._sleep, **attempts.for_tenacity)(attempt_again)
+
+    async def _exchange(
+        self, request: Request, read: Callable[[Response], T], gate: _Gate | None
+    ) -> tuple[Response, T]:
+        """Exchange once, and let the site's pacer know what came of it."""
+        sent_at = gate.pacer.clock() if gate else 0.0
+        try:
+            answered = await self._exchange_by_either(request, partial(self._read, read))
+        except TalkableError as error:
+            self.throttled += isinstance(error, TalkableThrottled)
+            if gate:
+                gate.failed(sent_at, error, self._policy.throttle_patience)
+            raise
+        if gate:
+            gate.accepted(sent_at)
+        return answered
+
+    async def _exchange_by_either(
+        self, request: Request, read: Callable[[Response], T]
+    ) -> tuple[Response, T]:
+        """Exchange once, and once more by the other scheme if there is one and the key was refused."""
+        keys = self.config.key_scheme
+        scheme = keys.current
+        try:
+            return await self._transport.exchange(request, read, scheme)
+        except TalkableError as error:
+            other = keys.other_after(error.http_status, scheme)
+            if other is None or self.stopped:
+                raise
+        try:
+            answered = await self._transport.exchange(request, read, other)
+        except TalkableError as error:
+            keys.learn(error.http_status, other, of=self.config.base_url)
+            raise
+        keys.learn(answered[0].status, other, of=self.config.base_url)
+        return answered
 
     async def _take_place(self, site_slug: str, attempts: Attempts) -> _Gate | None:
         """Wait until the site's pacer lets the next request through.
@@ -248,54 +264,15 @@ class AsyncTalkableClient:
         """Sleep, but no longer than until it is stopped."""
         await asyncio.wait([self._stopping], timeout=seconds)
 
-    async def _exchange(self, request: Request) -> Response:
-        keys = self.config.key_scheme
-        scheme = keys.current
-        response = await self._exchange_by(scheme, request)
-        if other := keys.other_after(response, scheme):
-            self.requests[request.method] += 1
-            response = await self._exchange_by(other, request)
-            keys.learn(response, other)
-        return response
-
-    async def _exchange_by(self, scheme: AuthScheme, request: Request) -> Response:
-        headers = {"Authorization": self.config.authorization(scheme)}
-        if request.body:
-            headers |= _JSON
+    def _read(self, read: Callable[[Response], T], response: Response) -> T:
+        """Read an answer as it came, and take the key out of what is passed on of it."""
+        redaction = self.config.redaction
         try:
-            with Deadline(self._deadlines):
-                # Already encoded: yarl would decode what need not be encoded and encode it its own way.
-                url = URL(self.config.base_url + request.path, encoded=True)
-                async with self._session.request(
-                    request.method,
-                    url,
-                    data=request.body,
-                    headers=headers,
-                    allow_redirects=False,
-                ) as answer:
-                    body = self.config.without_key(await _read_body(answer))
-                    return Response.received(
-                        answer.status, body, answer.headers, base_url=self.config.base_url
-                    )
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._connection_error(error) from None
-
-    def _connection_error(self, error: Exception) -> TalkableConnectionError:
-        match error:
-            case aiohttp.ConnectionTimeoutError():
-                return failures.no_connection_in_time(self.config)
-            case TimeoutError():
-                return failures.no_answer_in_time(self.config)
-            case aiohttp.ClientProxyConnectionError() | aiohttp.ClientHttpProxyError():
-                return failures.no_proxy(self.config)
-            case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLError() as reason):
-                return failures.tls_failed(self.config, reason)
-            case aiohttp.ClientConnectorSSLError(os_error=ssl.SSLError() as reason):
-                return failures.tls_failed(self.config, reason)
-            case aiohttp.ClientConnectorError():
-                return failures.no_connection(self.config)
-            case _:
-                return failures.broken(self.config, error)
+            answer = read(response)
+        except TalkableError as error:
+            error.args = (redaction.text(str(error.args[0])),)
+            raise
+        return redaction.value(answer) if redaction.is_suspect(response.body) else answer
 
 
 class _Gate:
@@ -313,8 +290,14 @@ class _Gate:
         self._throttled_since = None
         self.pacer.accepted(sent_at)
 
-    def throttled(self, sent_at: float, retry_after: float | None, patience: float) -> None:
-        """A 429 came."""
+    def failed(self, sent_at: float, error: TalkableError, patience: float) -> None:
+        """No answer came, a 429, or another one that is no success."""
+        if isinstance(error, TalkableThrottled):
+            self._throttled(sent_at, error.retry_after, patience)
+        elif error.http_status is not None:
+            self.accepted(sent_at)
+
+    def _throttled(self, sent_at: float, retry_after: float | None, patience: float) -> None:
         self.pacer.throttled(sent_at, retry_after)
         now = self.pacer.clock()
         if self._throttled_since is None:
@@ -327,28 +310,3 @@ class _Gate:
                 http_status=429,
                 retry_after=self.pacer.pause,
             )
-
-
-async def _read_body(answer: aiohttp.ClientResponse) -> bytes:
-    """Read the body to its end, but no further than 1 MiB."""
-    body = bytearray()
-    async for chunk in answer.content.iter_any():
-        body += chunk
-        if len(body) > failures.MAX_BODY_BYTES:
-            raise failures.too_long(answer.status)
-    return bytes(body)
-
-
-def _environment(config: ClientConfig) -> tuple[str | None, ssl.SSLContext]:
-    """The proxy and the trusted certificates, chosen as requests chooses them for the other client."""
-    url = config.base_url
-    given = {"all": config.proxy} if config.proxy else {}
-    with requests.Session() as session:
-        chosen = session.merge_environment_settings(url, given, None, config.ca_bundle or True, None)
-    # True stands for the bundle that requests brings.
-    bundle = chosen["verify"] if isinstance(chosen["verify"], str) else DEFAULT_CA_BUNDLE_PATH
-    if Path(bundle).is_dir():
-        trusted = ssl.create_default_context(capath=bundle)
-    else:
-        trusted = ssl.create_default_context(cafile=bundle)
-    return select_proxy(url, chosen["proxies"]), trusted

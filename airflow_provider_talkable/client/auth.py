@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-from airflow_provider_talkable.protocol.answers import Response
 from airflow_provider_talkable.protocol.wire import AuthScheme
 
 log = logging.getLogger(__name__)
@@ -23,15 +22,24 @@ class KeyScheme:
         self._is_auto = scheme is None
         self.current = scheme or AuthScheme.BASIC
 
-    def other_after(self, response: Response, tried: AuthScheme) -> AuthScheme | None:
-        """The scheme to try a request again by, if its answer refuses the key and there is one left."""
-        is_refused = response.status == 401
+    def other_after(self, status: int | None, tried: AuthScheme) -> AuthScheme | None:
+        """The scheme to try a request again by, if its answer refuses the key and there is one left.
+
+        :param status: The answer's status; ``None``: no answer came.
+        """
+        is_refused = status == 401
         return AuthScheme.BEARER if is_refused and self._is_auto and tried is AuthScheme.BASIC else None
 
-    def learn(self, response: Response, tried: AuthScheme) -> None:
-        """Go on with the other scheme if its answer says so; if that is refused too, try it no more."""
-        if response.status == 401:
+    def learn(self, status: int | None, tried: AuthScheme, *, of: str) -> None:
+        """Go on with the other scheme if its answer says so; if that is refused too, try it no more.
+
+        :param status: The answer's status; ``None``: no answer came.
+        :param of: The URL of who answered, for the log.
+        """
+        if status is None:
+            return
+        if status == 401:
             self._is_auto = False
-        if response.status < 500 and response.status not in _SAYS_NOTHING and self.current is not tried:
+        if status < 500 and status not in _SAYS_NOTHING and self.current is not tried:
             self.current = tried
-            log.info("%s takes the API key by auth_scheme %s", response.base_url, tried)
+            log.info("%s takes the API key by auth_scheme %s", of, tried)

@@ -6,12 +6,12 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AsyncExitStack
 from functools import partial
 from itertools import islice
 from typing import Generic, TypeVar
 
 from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
+from airflow_provider_talkable.client.background import BackgroundLoop
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.errands import Errand
 from airflow_provider_talkable.client.pacing import Pace, Pacer
@@ -59,21 +59,15 @@ class Sender(Generic[T, R, S]):
         self._quorum = 0
         self._news = threading.Event()
         self._broken: BaseException | None = None
-        self._is_cancelled = False
 
     def __enter__(self) -> Sender[T, R, S]:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="talkable-client", daemon=True)
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+        self._background = BackgroundLoop()
+        self._loop = self._background.loop
+        self._background.run(self._start())
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.cancel()
-        asyncio.run_coroutine_threadsafe(self._opened.aclose(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._background.close(self._end())
 
     @property
     def outstanding(self) -> int:
@@ -115,11 +109,10 @@ class Sender(Generic[T, R, S]):
 
     def cancel(self) -> None:
         """Give up what is under way: it ends without an answer."""
-        asyncio.run_coroutine_threadsafe(self._cancel(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._cancel)
 
     async def _start(self) -> None:
-        self._opened = AsyncExitStack()
-        await self._opened.enter_async_context(self.client)
+        await self.client.__aenter__()
         self._more = asyncio.Event()
         self._workers = [asyncio.ensure_future(self._work()) for _ in range(self._max_in_flight)]
         for worker in self._workers:
@@ -131,12 +124,16 @@ class Sender(Generic[T, R, S]):
             self._broken = worker.exception()
             self._news.set()
 
-    async def _cancel(self) -> None:
-        self._is_cancelled = True
+    def _cancel(self) -> None:
+        error = TalkableError("it was cancelled")
+        self.client.cut_short(error)
+        self._stop(error)
+
+    async def _end(self) -> None:
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
-        self._stop(TalkableError("it was cancelled"))
+        await self.client.__aexit__()
 
     async def _work(self) -> None:
         while True:
@@ -147,14 +144,8 @@ class Sender(Generic[T, R, S]):
                     await self._more.wait()
                 continue
             token, request = self._waiting.popleft()
-            try:
-                result = await self._errand.run(self.client, request)
-            except asyncio.CancelledError:
-                self._finish(token, self._errand.cut_short(request))
-                raise
+            result = await self._errand.run(self.client, request)
             self._finish(token, result)
-            if self._is_cancelled:
-                return
             if reason := (self._judge and self._judge(result)) or self.client.stopped:
                 self._stop(reason)
 

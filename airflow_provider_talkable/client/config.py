@@ -8,11 +8,17 @@ import ssl
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import ip_address
-from pathlib import Path
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from airflow_provider_talkable import __version__
 from airflow_provider_talkable.client.auth import KeyScheme
+from airflow_provider_talkable.client.environment import (
+    Proxy,
+    certificates_for,
+    is_host_name,
+    proxy_for,
+)
+from airflow_provider_talkable.client.redaction import Redaction
 from airflow_provider_talkable.protocol.errors import InvalidConnection
 from airflow_provider_talkable.protocol.wire import AuthScheme
 
@@ -22,6 +28,8 @@ USER_AGENT = f"airflow-provider-talkable/{__version__}"
 
 _AUTO = "auto"
 _PRINTABLE = re.compile(r"[\x21-\x7e]+", re.ASCII)
+_PATH = re.compile(r"([A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*", re.ASCII)  # RFC 3986, 3.3
+_SHORTEST_KEY = 8
 
 
 @dataclass(frozen=True)
@@ -33,8 +41,8 @@ class ClientConfig:
     :param auth_scheme: How the key is sent; ``None``: Basic, and after a 401 Bearer.
     :param timeout: Seconds to wait for a connection, and again for an answer.
     :param site_slug: The Talkable site id of refunds that name none.
-    :param ca_bundle: Path of a PEM file or a directory with certificates to trust.
-    :param proxy: URL of a proxy for every request.
+    :param certificates: The certificates to trust; ``None`` where no TLS is spoken.
+    :param proxy: The proxy for every request.
     """
 
     base_url: str
@@ -42,8 +50,8 @@ class ClientConfig:
     auth_scheme: AuthScheme | None = None
     timeout: float = DEFAULT_TIMEOUT
     site_slug: str | None = None
-    ca_bundle: str | None = None
-    proxy: str | None = field(default=None, repr=False)
+    certificates: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
+    proxy: Proxy | None = None
 
     @classmethod
     def parse(
@@ -61,21 +69,27 @@ class ClientConfig:
     ) -> ClientConfig:
         """Validate loose values, as a connection holds them; ``None`` and blank text are absent.
 
+        Where they name no proxy and no certificates, the environment does, as it does for requests.
+
         :param host: A host name, or a full URL.
         :param schema: ``https`` or ``http``, where the host names none. Plain http is refused
             unless the host is this machine: the key would travel in the clear.
         :param port: A port number.
         :param timeout: Seconds, as a number or as text.
-        :raises InvalidConnection: naming the field and the remedy. Never shows the key.
+        :param ca_bundle: Path of a PEM file, or of a directory of hashed certificates.
+        :param proxy: URL of an ``http`` or ``https`` proxy; without a scheme it is ``http``.
+        :raises InvalidConnection: naming the field or the variable, its value and the remedy. Never shows
+            the key.
         """
+        base_url = _base_url(_text(host), _text(schema), _text(port))
         return cls(
-            base_url=_base_url(_text(host), _text(schema), _text(port)),
+            base_url=base_url,
             api_key=_api_key(_text(api_key)),
             auth_scheme=_auth_scheme(_text(auth_scheme)),
             timeout=_timeout(_text(timeout)),
             site_slug=_text(site_slug) or None,
-            ca_bundle=_ca_bundle(_text(ca_bundle)),
-            proxy=_proxy(_text(proxy)),
+            certificates=certificates_for(base_url, _text(ca_bundle)),
+            proxy=proxy_for(base_url, _text(proxy)),
         )
 
     def with_auth_scheme(self, auth_scheme: AuthScheme) -> ClientConfig:
@@ -91,17 +105,10 @@ class ClientConfig:
         """The value of the Authorization header."""
         return scheme.authorization(self.api_key)
 
-    def without_key(self, body: bytes) -> bytes:
-        """An answer's body without the key: some proxies' error pages quote the request's headers."""
-        for secret in self._secrets:
-            body = body.replace(secret, b"***")
-        return body
-
     @cached_property
-    def _secrets(self) -> tuple[bytes, ...]:
-        basic = self.authorization(AuthScheme.BASIC)
-        forms = (basic.split(" ", 1)[1], quote(self.api_key, safe=""), self.api_key)
-        return tuple(form.encode("ascii") for form in forms)
+    def redaction(self) -> Redaction:
+        """What takes the key out of whatever is shown."""
+        return Redaction(self.api_key)
 
 
 def _text(value: object) -> str:
@@ -112,8 +119,13 @@ def _base_url(host: str, schema: str, port: str) -> str:
     url = _split(host if "://" in host else f"{schema or 'https'}://{host or urlsplit(DEFAULT_HOST).netloc}")
     if url.username is not None or url.password is not None:
         raise InvalidConnection("host: holds a user name or password; the API key goes into password")
-    if url.query or url.fragment or not url.hostname:
+    if url.query or url.fragment or not url.hostname or not _PATH.fullmatch(url.path):
         raise InvalidConnection(f"host={host!r}: give a host name or a URL such as {DEFAULT_HOST}")
+    if not is_host_name(url.hostname):
+        raise InvalidConnection(
+            f"host={host!r}: {url.hostname!r} is no name that can be looked up: between its dots are 1 to 63 "
+            f"letters, digits and hyphens; give a host name or a URL such as {DEFAULT_HOST}"
+        )
     if schema and schema.lower() != url.scheme:
         raise InvalidConnection(f"schema={schema!r}: contradicts host={host!r}; give only one of them")
     if url.scheme not in ("http", "https"):
@@ -170,6 +182,11 @@ def _api_key(key: str) -> str:
             "API key (password): holds characters that no API key has, such as a space, a colon or a "
             "line break; copy the key again"
         )
+    if len(key) < _SHORTEST_KEY:
+        raise InvalidConnection(
+            f"API key (password): has {len(key)} characters, and no API key has fewer than {_SHORTEST_KEY}; "
+            "copy the whole key from Talkable's dashboard"
+        )
     return key
 
 
@@ -190,23 +207,3 @@ def _timeout(text: str) -> float:
     if not 0 < seconds <= 3600:
         raise InvalidConnection(f"timeout={text!r}: give seconds, more than 0 and at most 3600")
     return seconds
-
-
-def _ca_bundle(path: str) -> str | None:
-    if path and not Path(path).exists():
-        raise InvalidConnection(f"ca_bundle={path!r}: there is no such file on this worker")
-    if path and Path(path).is_file():
-        try:
-            ssl.create_default_context(cafile=path)
-        except OSError as error:
-            raise InvalidConnection(
-                f"ca_bundle={path!r}: cannot be read as PEM certificates ({error}); give a file that begins "
-                "with -----BEGIN CERTIFICATE-----"
-            ) from None
-    return path or None
-
-
-def _proxy(url: str) -> str | None:
-    if url and not re.match(r"https?://[^\s/]", url):
-        raise InvalidConnection("proxy: give a URL such as http://proxy.example.com:3128")
-    return url or None

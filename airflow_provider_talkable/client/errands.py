@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from dataclasses import replace
@@ -12,7 +11,6 @@ from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
 from airflow_provider_talkable.client.friends import Friends
 from airflow_provider_talkable.client.voids import Voids
 from airflow_provider_talkable.protocol.errors import (
-    TalkableConnectionError,
     TalkableError,
 )
 from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralResult, ReferralUpdate
@@ -30,9 +28,6 @@ class Errand(Protocol[R, S]):
 
     async def run(self, client: AsyncTalkableClient, request: R, /) -> S:
         """Send a request; an error becomes a result. One that ends all others stops the client."""
-
-    def cut_short(self, request: R, /) -> S:
-        """The result of a request that was cancelled before its answer came."""
 
     def not_tried(self, request: R, error: TalkableError, /) -> S:
         """The result of a request that was not sent because an error stopped the run before it."""
@@ -52,8 +47,10 @@ class RefundErrand:
         self._friends: Friends | None = None
 
     async def run(self, client: AsyncTalkableClient, request: Refund) -> RefundResult:
-        """Refund, and complete the answer."""
+        """Refund, and complete the answer; with a key that is refused no other request can succeed."""
         result = await client.refund(request)
+        if result.error is not None:
+            client.end_for(result.error, request.site_slug, request.origin_slug)
         if self._void_referral:
             self._voids = self._voids or Voids(client)
             result = await self._voids.complete(request, result)
@@ -68,15 +65,7 @@ class RefundErrand:
             # Its refund is with Talkable all the same.
             log.debug("The referral of %s is unknown: %s", request.origin_slug, error)
             return result
-        except asyncio.CancelledError:
-            # The refund's own answer has come and must not be lost; who cancelled looks for itself.
-            return result
         return replace(result, referral=referral, tells_referral=True)
-
-    def cut_short(self, request: Refund) -> RefundResult:
-        """Nobody knows whether Talkable acted."""
-        gone = TalkableConnectionError("It was stopped before the answer came")
-        return RefundResult.from_error(request, gone, attempts=1)
 
     def not_tried(self, request: Refund, error: TalkableError) -> RefundResult:
         """It is ``aborted``."""
@@ -93,11 +82,6 @@ class ReferralErrand:
         except TalkableError as error:
             client.end_for(error, request.site_slug, request.origin_slug)
             return ReferralResult.from_error(request.origin_slug, error)
-
-    def cut_short(self, request: ReferralUpdate) -> ReferralResult:
-        """It is safe to repeat."""
-        gone = TalkableConnectionError("It was stopped before the answer came")
-        return ReferralResult.from_error(request.origin_slug, gone)
 
     def not_tried(self, request: ReferralUpdate, error: TalkableError) -> ReferralResult:
         """It is ``aborted``."""
@@ -119,10 +103,6 @@ class FriendErrand:
             return await self._friends.referrals(*request)
         except TalkableError as error:
             return error
-
-    def cut_short(self, _request: tuple[str, str]) -> TalkableError:
-        """It is not answered."""
-        return TalkableConnectionError("It was stopped before the answer came")
 
     def not_tried(self, _request: tuple[str, str], error: TalkableError) -> TalkableError:
         """It is not answered."""

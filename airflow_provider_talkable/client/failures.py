@@ -1,8 +1,14 @@
-"""What the clients say of a request that got no proper answer, in the same words whichever sent it."""
+"""What is said of a request that got no proper answer, and whether it may have been read.
+
+A refund is in doubt if and only if its request may have been read: not before there is a connection that
+it can be sent on, TLS and proxies included.
+"""
 
 from __future__ import annotations
 
 import ssl
+
+import aiohttp
 
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.protocol.errors import TalkableConnectionError, TalkableProtocolError
@@ -10,49 +16,30 @@ from airflow_provider_talkable.protocol.errors import TalkableConnectionError, T
 MAX_BODY_BYTES = 1024 * 1024
 
 
-def no_connection(config: ClientConfig) -> TalkableConnectionError:
-    """Nothing listens there, or the name is not known."""
-    return TalkableConnectionError(
-        f"No connection to {config.base_url}; check the connection's host and port, and the network",
-        request_sent=False,
-    )
+def not_sent(config: ClientConfig, error: Exception) -> TalkableConnectionError:
+    """No connection was made, so nobody has read the request.
+
+    :param error: What aiohttp raised.
+    """
+    return TalkableConnectionError(f"{_why_not_sent(config, error)}; nothing was sent", request_sent=False)
 
 
-def no_connection_in_time(config: ClientConfig) -> TalkableConnectionError:
-    """Nobody answered the knock."""
-    return TalkableConnectionError(
-        f"No connection to {config.base_url} within {config.timeout:g} s", request_sent=False
-    )
+def no_answer(config: ClientConfig, error: Exception) -> TalkableConnectionError:
+    """The request went out on a connection, and no complete answer came back.
 
-
-def no_proxy(config: ClientConfig) -> TalkableConnectionError:
-    """The proxy is not there, or does not let the connection through."""
-    return TalkableConnectionError(
-        f"The proxy did not connect to {config.base_url}; check the connection's proxy", request_sent=False
-    )
-
-
-def tls_failed(config: ClientConfig, error: ssl.SSLError) -> TalkableConnectionError:
-    """The certificate is not trusted, or the other side speaks no TLS."""
-    if isinstance(error, ssl.SSLCertVerificationError):
+    :param error: What aiohttp raised.
+    """
+    if isinstance(error, TimeoutError):
         return TalkableConnectionError(
-            f"The certificate of {config.base_url} is not trusted ({error.verify_message}); "
-            "check the connection's host and ca_bundle",
-            request_sent=False,
+            f"No complete answer from {config.base_url} within {config.timeout:g} s"
         )
-    return TalkableConnectionError(
-        f"TLS with {config.base_url} failed ({error.reason}); check the connection's host, schema and port"
-    )
-
-
-def no_answer_in_time(config: ClientConfig) -> TalkableConnectionError:
-    """The request went out, and the answer did not come, or not to its end."""
-    return TalkableConnectionError(f"No complete answer from {config.base_url} within {config.timeout:g} s")
-
-
-def broken(config: ClientConfig, error: Exception) -> TalkableConnectionError:
-    """The connection ended before the answer did."""
     return TalkableConnectionError(f"The connection to {config.base_url} broke ({type(error).__name__})")
+
+
+def stopped(*, request_sent: bool) -> TalkableConnectionError:
+    """The request was given up before its answer came."""
+    when = "the answer came" if request_sent else "it was sent"
+    return TalkableConnectionError(f"It was stopped before {when}", request_sent=request_sent)
 
 
 def too_long(status: int) -> TalkableProtocolError:
@@ -62,3 +49,30 @@ def too_long(status: int) -> TalkableProtocolError:
         "a proxy answered in Talkable's place",
         http_status=status,
     )
+
+
+def _why_not_sent(config: ClientConfig, error: Exception) -> str:
+    through = f" through the proxy ({config.proxy.source})" if config.proxy else ""
+    if isinstance(error, TimeoutError):
+        return f"No connection to {config.base_url}{through} within {config.timeout:g} s"
+    if isinstance(tls_error := _tls_error(error), ssl.SSLCertVerificationError):
+        return (
+            f"The certificate of {config.base_url} is not trusted ({tls_error.verify_message}); check the "
+            "connection's host and ca_bundle"
+        )
+    if tls_error:
+        return (
+            f"TLS with {config.base_url}{through} failed ({tls_error.reason}); check the connection's host, "
+            "schema and port"
+        )
+    if config.proxy:
+        answered = f" (HTTP {error.status})" if isinstance(error, aiohttp.ClientHttpProxyError) else ""
+        where = "the connection's proxy" if config.proxy.source == "proxy" else config.proxy.source
+        return f"The proxy did not connect to {config.base_url}{answered}; check {where}"
+    return f"No connection to {config.base_url}; check the connection's host and port, and the network"
+
+
+def _tls_error(error: Exception) -> ssl.SSLError | None:
+    """What lies under aiohttp's errors, if it is one of TLS."""
+    found = (getattr(error, "certificate_error", None), getattr(error, "os_error", None), error)
+    return next((each for each in found if isinstance(each, ssl.SSLError)), None)

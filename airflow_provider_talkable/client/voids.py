@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import replace
 
@@ -50,11 +49,10 @@ class Voids:
             self._refused[refund.site_slug] = error
             return replace(result, void_outcome=ReferralOutcome.ABORTED)
         except TalkableError as error:
+            if self._client.stopped:
+                return replace(result, void_outcome=ReferralOutcome.ABORTED)
             log.warning("The referral of %s is not voided: %s", refund.origin_slug, error)
             return replace(result, void_outcome=ReferralOutcome(error.outcome))
-        except asyncio.CancelledError:
-            # The refund's own answer has come and must not be lost; who cancelled looks for itself.
-            return replace(result, void_outcome=ReferralOutcome.ABORTED)
         if referral is None:
             return replace(
                 result, referral=None, tells_referral=True, void_outcome=ReferralOutcome.NO_REFERRAL

@@ -191,6 +191,8 @@ def read_result(response: Response) -> JsonObject:
             + "; set the connection's host to where Talkable answers by itself",
             http_status=status,
             retryable=False,
+            # Who sends a client elsewhere has done nothing (RFC 9110, 15.4).
+            may_have_acted=not 300 <= status < 400,
         )
     if payload is None or not isinstance(payload.get("ok"), bool):
         raise _foreign(response, payload)
@@ -249,13 +251,12 @@ def _foreign(response: Response, payload: JsonObject | None) -> TalkableProtocol
     by = f" from {response.server[:_MAX_SERVER]}" if response.server else ""
     at = response.base_url or "The connection's host"
     advice = _FOREIGN_ADVICE.get(status, "a proxy or an outage page answered in Talkable's place")
-    error = TalkableProtocolError(
+    return TalkableProtocolError(
         f"{at} answered HTTP {status} with {what}{by}, not in Talkable's words; {advice}",
         http_status=status,
         retryable=status not in _FOREIGN_ADVICE,
+        may_have_acted=status < 400,
     )
-    error.may_have_acted = status < 400
-    return error
 
 
 def _list_of(name: str, response: Response) -> list[JsonObject]:

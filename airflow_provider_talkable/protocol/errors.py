@@ -171,16 +171,25 @@ class TalkableConnectionError(TalkableError):
 
 
 class TalkableProtocolError(TalkableError):
-    """An answer came that is none of Talkable's: a proxy's page, half a body, a redirect.
+    """An answer came that is none of Talkable's to this request: a proxy's page, half a body, a redirect.
 
-    It says nothing of the order. One with a 4xx refused the request, so that Talkable has not acted.
+    It says nothing of the order.
+
+    :param retryable: Whether the same request may succeed if it is sent again soon.
+    :param may_have_acted: Whether Talkable may have carried the request out all the same.
     """
 
-    may_have_acted = True
-
-    def __init__(self, message: str, *, http_status: int | None = None, retryable: bool = True) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        http_status: int | None = None,
+        retryable: bool = True,
+        may_have_acted: bool = True,
+    ) -> None:
         super().__init__(message, http_status=http_status)
         self.retryable = retryable
+        self.may_have_acted = may_have_acted
 
 
 class LedgerError(TalkableError):

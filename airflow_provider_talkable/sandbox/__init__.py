@@ -21,13 +21,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from airflow_provider_talkable.sandbox.faults import Canned, Dials, Fault, Reset, Truncated
+    from airflow_provider_talkable.sandbox.faults import (
+        Canned,
+        Closed,
+        Dials,
+        Dripped,
+        Fault,
+        Reset,
+        Truncated,
+        Twice,
+    )
     from airflow_provider_talkable.sandbox.server import Sandbox
     from airflow_provider_talkable.sandbox.talkable import Generation, Refusal, Talkable
 
 __all__ = [
     "Canned",
+    "Closed",
     "Dials",
+    "Dripped",
     "Fault",
     "Generation",
     "Refusal",
@@ -35,6 +46,7 @@ __all__ = [
     "Sandbox",
     "Talkable",
     "Truncated",
+    "Twice",
 ]
 
 _HOMES = {"Sandbox": "server", "Generation": "talkable", "Refusal": "talkable", "Talkable": "talkable"}

@@ -17,6 +17,9 @@ _SHARES = {
     "truncated": "whose answer breaks off in the body, after Talkable acted",
     "html": "answered 200 with an HTML page, not acted on",
     "unrouted": "answered 404 by a gateway, not acted on",
+    "drips": "whose answer comes byte by byte, after Talkable acted",
+    "twice": "whose answer comes twice",
+    "closes": "whose connection is closed after the answer, without a word",
 }
 
 

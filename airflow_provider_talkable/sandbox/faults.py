@@ -35,7 +35,22 @@ class Truncated:
     """Act, then send half of the body that was announced."""
 
 
-Fault = Canned | Reset | Truncated
+@dataclass(frozen=True, slots=True)
+class Dripped:
+    """Act, then send the body byte by byte, each a second after the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Twice:
+    """Act and answer, then answer once more, unasked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Act and answer, then close the connection, which the answer does not say."""
+
+
+Fault = Canned | Reset | Truncated | Dripped | Twice | Closed
 
 HTML = b"<!DOCTYPE html><html><head><title>We'll be back</title></head><body>Maintenance</body></html>"
 _HTML_TYPE = {"Content-Type": "text/html"}
@@ -65,6 +80,9 @@ class Dials:
     :param html: The share answered 200 with an HTML page, not acted on.
     :param unrouted: The share answered 404 by a gateway that knows no such route, not acted on.
     :param blocked: Words; a firewall answers requests whose path has one of them with a page and 403.
+    :param drips: The share whose answer comes byte by byte, after Talkable acted.
+    :param twice: The share whose answer comes twice.
+    :param closes: The share whose connection is closed after the answer, without a word.
     :param seed: Makes chance repeatable.
     """
 
@@ -78,6 +96,9 @@ class Dials:
     html: float = 0.0
     unrouted: float = 0.0
     blocked: tuple[str, ...] = ()
+    drips: float = 0.0
+    twice: float = 0.0
+    closes: float = 0.0
     seed: int = 0
     _next: deque[Fault | None] = field(init=False, default_factory=deque)
     _random: Random = field(init=False)
@@ -109,6 +130,9 @@ class Dials:
             (self.truncated, Truncated()),
             (self.html, Canned(200, HTML, _HTML_TYPE)),
             (self.unrouted, _NO_ROUTE),
+            (self.drips, Dripped()),
+            (self.twice, Twice()),
+            (self.closes, Closed()),
         ):
             if chance < share:
                 return fault

@@ -16,12 +16,13 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from aiohttp import web
 
 from airflow_provider_talkable.protocol.wire import AuthScheme
-from airflow_provider_talkable.sandbox.faults import Canned, Dials, Fault, Reset
+from airflow_provider_talkable.sandbox.faults import Canned, Closed, Dials, Dripped, Fault, Reset, Truncated
 from airflow_provider_talkable.sandbox.referrals import Json
 from airflow_provider_talkable.sandbox.talkable import Generation, Refusal, SecondRefund, Talkable
 
 REMEMBERED_REQUESTS = 10_000
 NO_PAGE = "<!DOCTYPE html><html><head><title>Not found (404)</title></head></html>"
+_SOON = 0.005  # seconds
 
 
 class Unrouted(Exception):
@@ -137,8 +138,12 @@ class Sandbox:
         if isinstance(fault, Canned | Reset):
             return _break(request, fault)
         text = json.dumps(payload).encode()
+        if isinstance(fault, Truncated):
+            return await _in_part(request, status, text, [text[: len(text) // 2]])
+        if isinstance(fault, Dripped):
+            return await _in_part(request, status, text, [text[n : n + 1] for n in range(len(text))])
         if fault is not None:
-            return await _half(request, text)
+            _afterwards(request, fault, status, text)
         return web.Response(status=status, body=text, content_type="application/json")
 
     def _answer(self, request: web.BaseRequest, path: str, body: bytes) -> tuple[int, Json]:
@@ -229,11 +234,30 @@ def _break(request: web.BaseRequest, fault: Fault) -> web.Response:
     return web.Response()
 
 
-async def _half(request: web.BaseRequest, text: bytes) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": "application/json"})
+async def _in_part(
+    request: web.BaseRequest, status: int, text: bytes, parts: list[bytes]
+) -> web.StreamResponse:
+    """Announce all of the body, and send some of it, each part a second after the last."""
+    response = web.StreamResponse(status=status, headers={"Content-Type": "application/json"})
     response.content_length = len(text)
     await response.prepare(request)
-    await response.write(text[: len(text) // 2])
+    for number, part in enumerate(parts):
+        await asyncio.sleep(1 if number else 0)
+        await response.write(part)
     assert request.transport
     request.transport.close()
     return response
+
+
+def _afterwards(request: web.BaseRequest, fault: Fault, status: int, text: bytes) -> None:
+    """Do to the connection what is to be done once the answer is on its way."""
+    transport = request.transport
+    assert isinstance(transport, asyncio.Transport)
+    loop = asyncio.get_running_loop()
+    if isinstance(fault, Closed):
+        loop.call_later(_SOON, transport.close)
+    else:
+        fields = f"Content-Type: application/json\r\nContent-Length: {len(text)}"
+        loop.call_later(
+            _SOON, transport.write, f"HTTP/1.1 {status} Again\r\n{fields}\r\n\r\n".encode() + text
+        )

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +16,7 @@ import pytest
 from airflow import __version__
 
 from airflow_provider_talkable.sandbox import Sandbox
+from tests.airflow import commands
 from tests.conftest import KEY, Sandboxes
 
 RUN_DATE = datetime(2026, 1, 10, tzinfo=UTC)
@@ -33,6 +32,8 @@ class Airflow:
     sandbox: Sandbox
     connection: str | None = None
     """To Talkable, as JSON or a URI; by default to the sandbox."""
+    is_started_anew: bool = False
+    """Whether each command starts Python, as people do, and is not forked from what has imported Airflow."""
 
     @property
     def warehouse(self) -> sqlite3.Connection:
@@ -67,14 +68,8 @@ class Airflow:
 
     def command(self, *arguments: str, folder: Path = EXAMPLES) -> str:
         """Run an Airflow command and return what it printed."""
-        done = subprocess.run(
-            [sys.executable, "-m", "airflow", *arguments],
-            env=self.environment(folder),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        run = commands.start if self.is_started_anew else commands.fork
+        done = run("airflow", *arguments, environment=self.environment(folder), folder=self.home)
         return done.stdout + done.stderr
 
     def lineage(self, task_id: str) -> list[dict[str, Any]]:
@@ -106,13 +101,8 @@ class Airflow:
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Airflow's database as it is in the beginning; making one takes longer than most that is done in it."""
     home = tmp_path_factory.mktemp("migrated")
-    subprocess.run(
-        [sys.executable, "-m", "airflow", "db", "migrate"],
-        env={**os.environ, "AIRFLOW_HOME": str(home)},
-        capture_output=True,
-        timeout=120,
-        check=True,
-    )
+    environment = {**os.environ, "AIRFLOW_HOME": str(home)}
+    commands.fork("airflow", "db", "migrate", environment=environment, folder=home).check_returncode()
     return home / "airflow.db"
 
 
@@ -150,3 +140,17 @@ def airflow(tmp_path: Path, sandboxes: Sandboxes, migrated: Path) -> Airflow:
         at = (RUN_DATE - timedelta(hours=1)).isoformat()
         warehouse.execute("INSERT INTO refunds VALUES ('r6', 'F', ?, NULL, 'my-store-de')", (at,))
     return airflow
+
+
+# Fixtures whose tests run Airflow in a process. A test that runs one without them says so itself.
+RUN_AIRFLOW = {"airflow", "cli", "deployment", "run_airflow"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and isinstance(item, pytest.Function):
+            if RUN_AIRFLOW & set(item.fixturenames):
+                item.add_marker("airflow_process")
+            if "deployment" in item.fixturenames:
+                item.add_marker("takes_long")

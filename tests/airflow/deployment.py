@@ -10,17 +10,19 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import requests
 from airflow import __version__
 from sqlalchemy.engine import Engine
 
+from tests.airflow.commands import fork, start
 from tests.airflow.conftest import Airflow
 
 IS_AIRFLOW_3 = int(__version__.split(".")[0]) >= 3
@@ -52,7 +54,8 @@ class Deployment:
         self.command("db", "migrate")
         self.command("pools", "set", "talkable", "4", "Syncs to Talkable")
         # Before there are others that would write the same rows at the same time.
-        self.command("dags", "reserialize")
+        # What it writes of a DAG depends on settings that are read when Airflow is imported.
+        self.command("dags", "reserialize", run=start)
         components: list[tuple[str, ...]] = [("scheduler",), ("triggerer",)]
         if IS_AIRFLOW_3:
             components += [("api-server", "--port", str(self.port)), ("dag-processor",)]
@@ -66,15 +69,8 @@ class Deployment:
         finally:
             self.stop()
 
-    def command(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "airflow", *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    def command(self, *arguments: str, run: Callable[..., CompletedProcess[str]] = fork) -> str:
+        done = run("airflow", *arguments, environment=self.environment, folder=self.airflow.home)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
@@ -86,6 +82,7 @@ class Deployment:
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url,
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{self.port}/execution/",
+            "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": str(self.port),
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__API_AUTH__JWT_SECRET": self.jwt_secret,
@@ -98,6 +95,9 @@ class Deployment:
 
     def start(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "airflow", *arguments]
+        if arguments[0] in ("scheduler", "triggerer"):
+            # The logs lie on this machine; what serves them would listen on all of its addresses.
+            command.append("--skip-serve-logs")
         with (self.airflow.home / f"{arguments[0]}.log").open("ab") as log:
             self.processes[arguments[0]] = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True

@@ -25,6 +25,7 @@ from sqlalchemy.engine import URL, Engine
 from airflow_provider_talkable.cli.definition import get_parser, main
 from airflow_provider_talkable.sandbox import Canned, Dials, Sandbox
 from airflow_provider_talkable.sync.ledger import Ledger
+from tests.airflow.commands import fork, start
 from tests.airflow.conftest import LATE, Airflow
 from tests.airflow.test_secrets import BASE64, FORMS, SECRET
 from tests.conftest import KEY, Sandboxes
@@ -69,16 +70,10 @@ class CommandLine:
     home: Path
     environment: dict[str, str]
 
-    def __call__(self, *arguments: str, command: list[str] = MODULE) -> Ended:
-        done = subprocess.run(
-            [*command, *arguments],
-            env=self.environment,
-            cwd=self.home,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    def __call__(self, *arguments: str, command: list[str] = MODULE, is_started_anew: bool = False) -> Ended:
+        module, *first = command[len([sys.executable, "-m"]) :]
+        run = start if is_started_anew else fork
+        done = run(module, *first, *arguments, environment=self.environment, folder=self.home)
         return Ended(done.returncode, done.stdout, done.stderr)
 
     def connect(self, sandbox: Sandbox, key: str = KEY, **extra: str) -> None:
@@ -128,7 +123,7 @@ def test_refunds_are_sent_and_shown(cli: CommandLine, sandbox: Sandbox, command:
     cli.connect(sandbox)
     done = cli(
         "refund", "B00K2EOONI", "odd [/red] slug", "B00K2EOONI", "--refunded-at", "2026-01-09T22:00-05:00",
-        command=command,
+        command=command, is_started_anew=True,
     )  # fmt: skip
     assert done.status == 0, done.err
     header, *rows = done.table
@@ -515,16 +510,8 @@ def test_the_page_has_all_options_and_their_defaults(
 
 
 def test_airflow_says_nothing_of_it(cli: CommandLine) -> None:
-    done = cli(
-        "version",
-        command=[
-            sys.executable,
-            "-W",
-            "error::DeprecationWarning:airflow_provider_talkable",
-            "-m",
-            "airflow",
-        ],
-    )
+    cli.environment["PYTHONWARNINGS"] = "error::DeprecationWarning:airflow_provider_talkable"
+    done = cli("version", command=AIRFLOW[:-1], is_started_anew=True)
     assert done.status == 0, done.err
     # Airflow 3.0 and 3.1 tell of their own parts there.
     assert "airflow_provider_talkable" not in done.out + done.err

@@ -415,6 +415,8 @@ def test_the_examples_shown_are_run() -> None:
     assert {path.stem for path in (ROOT / "example_dags").glob("*.py")} == shown <= tested
 
 
+@pytest.mark.airflow_process
+@pytest.mark.takes_long
 def test_a_first_sync(tmp_path: Path, free_port: int) -> None:
     """The quickstart, as it is written, but for the port."""
     (tmp_path / "dags").mkdir()

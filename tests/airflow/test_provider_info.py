@@ -82,6 +82,7 @@ def test_provider_info_imports_nothing() -> None:
     assert packages <= {"airflow_provider_talkable", "importlib", "__future__"}
 
 
+@pytest.mark.airflow_process
 def test_what_every_command_of_airflows_imports_is_next_to_nothing() -> None:
     base = imported_by("import argparse, dataclasses, json, urllib.parse, airflow.cli.cli_config")
     added = base ^ imported_by(
@@ -97,6 +98,7 @@ def test_what_every_command_of_airflows_imports_is_next_to_nothing() -> None:
     assert "airflow_provider_talkable.sandbox.server" not in added
 
 
+@pytest.mark.airflow_process
 @pytest.mark.parametrize(
     "module",
     [

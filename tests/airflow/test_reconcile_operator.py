@@ -112,7 +112,7 @@ def test_without_talkable_nothing_is_asked_and_no_address_needed(shop: Shop) -> 
 
 
 def test_a_question_without_an_answer_fails_it_after_the_report(shop: Shop, connect: Connect) -> None:
-    connect(shop.sandbox, key="wrong")
+    connect(shop.sandbox, key="wrong-api-key")
     ti = TaskInstance("reconcile")
     with pytest.raises(TalkableAuthError, match="Talkable refused the API key"):
         shop.reconcile(ti=ti, ask_talkable=True)

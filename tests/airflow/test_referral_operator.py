@@ -107,7 +107,7 @@ def test_a_status_that_is_none_is_refused_before_anything_is_sent(shop: Sandbox,
 
 
 def test_a_refused_key_stops_the_rest(shop: Sandbox, connect: Connect) -> None:
-    connect(shop, key="wrong")
+    connect(shop, key="wrong-api-key")
     ti = TaskInstance("settle")
     with pytest.raises(TalkableAuthError):
         run(origin_slug=[str(number) for number in range(100)], status="voided", ti=ti)

@@ -93,7 +93,7 @@ def test_what_may_pass_is_waited_for(shop: Sandbox, answer: Canned) -> None:
 
 
 def test_a_refused_key_ends_it(shop: Sandbox, connect: Connect) -> None:
-    connect(shop, key="wrong")
+    connect(shop, key="wrong-api-key")
     with pytest.raises(TalkableAuthError):
         sensor().execute(context())
     assert fire(trigger()) == {"site_slug": "my-store"}

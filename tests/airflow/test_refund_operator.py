@@ -305,7 +305,7 @@ def test_by_default_what_lost_something_fails() -> None:
 
 
 def test_a_refused_key_stops_the_run(shop: Sandbox, connect: Connect) -> None:
-    connect(shop, key="wrong")
+    connect(shop, key="wrong-api-key")
     ti = TaskInstance("refund")
     with pytest.raises(TalkableAuthError, match="3 of 3 refunds failed"):
         run(origin_slug=["A", "B", "C"], ti=ti)
@@ -485,6 +485,7 @@ def test_fields_are_kept_as_given_until_they_are_rendered() -> None:
     assert {name: getattr(operator, name) for name in given} == given
 
 
+@pytest.mark.takes_long
 def test_every_generation_gives_the_same_xcom(sandboxes: Sandboxes, connect: Connect) -> None:
     pushed = []
     for generation in Generation:

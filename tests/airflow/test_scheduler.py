@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
+import psutil
 import pytest
 from airflow import __version__
 from sqlalchemy import text
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import URL
 
 from airflow_provider_talkable.sandbox import Canned, Dials
-from tests.airflow.conftest import Airflow
 from tests.airflow.deployment import IS_AIRFLOW_3, Deployment
-from tests.conftest import Sandboxes
+from tests.airflow.four_sites import SITES, deployed, fill, forget_runs, is_at_rest
 from tests.shop import wait_for_requests
 
 AIRFLOW = tuple(map(int, __version__.split(".")[:2]))
-SITES = ("ca", "de", "uk", "us")
 
 DAGS = """
 from datetime import datetime, timedelta
@@ -104,55 +103,40 @@ with DAG("waiting", schedule=None):
 """
 
 
+@dataclass
+class Shared:
+    """One Airflow for all tests, and another one once a test has left tasks under way."""
+
+    start: Callable[[], AbstractContextManager[Deployment]]
+    stack: ExitStack = field(default_factory=ExitStack)
+    deployment: Deployment | None = None
+
+    def get(self) -> Deployment:
+        if self.deployment is not None and not is_at_rest(self.deployment):
+            self.close()
+        if self.deployment is None:
+            self.deployment = self.stack.enter_context(self.start())
+        return self.deployment
+
+    def close(self) -> None:
+        self.deployment = None
+        self.stack.close()
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, postgres_server: Callable[[], URL]) -> Iterator[Shared]:
+    shared = Shared(lambda: deployed(DAGS, tmp_path_factory.mktemp("deployment"), postgres_server))
+    yield shared
+    shared.close()
+
+
 @pytest.fixture
-def deployment(
-    tmp_path: Path,
-    sandboxes: Sandboxes,
-    postgres_server: Callable[[], URL],
-    engines: Callable[[URL], Engine],
-) -> Iterator[Deployment]:
+def deployment(shared: Shared) -> Deployment:
     """Four sites with 200 refunds each, of which every tenth is unknown and every fifth partial."""
-    sandbox = sandboxes(generation="seed", site_slugs=SITES)
-    metadata, shop = postgres_server(), postgres_server()
-    warehouse = engines(shop)
-    with warehouse.begin() as connection:
-        connection.exec_driver_sql(
-            "CREATE TABLE refunds (number int, site text, refund_key text, order_number text,"
-            " refund_subtotal numeric(10, 2))"
-        )
-        for site in SITES:
-            for number in range(200):
-                slug = f"{site}-{number}"
-                if number % 10:
-                    sandbox.talkable.create_purchase(site, {"order_number": slug, "subtotal": 100})
-                subtotal = 12.5 if number % 5 == 1 else None
-                connection.exec_driver_sql(
-                    "INSERT INTO refunds VALUES (%s, %s, %s, %s, %s)",
-                    (number, site, f"r{number}", slug, subtotal),
-                )
-    folder = tmp_path / "dags"
-    folder.mkdir()
-    (folder / "dags.py").write_text(DAGS)
-    connection_to_shop = {
-        "conn_type": "postgres",
-        "host": shop.query["host"],
-        "login": "postgres",
-        "schema": shop.database,
-    }
-    variables = {
-        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        # On a busy machine the API server's first answer may take longer than a task waits for it.
-        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW_CONN_SHOP": json.dumps(connection_to_shop),
-        "AIRFLOW_CONN_REFUSED": f"talkable://http://:wrong@{sandbox.url.removeprefix('http://')}/",
-        # How soon another triggerer takes over from one that is gone.
-        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
-        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
-    }
-    airflow = Airflow(tmp_path, sandbox)
-    with Deployment(airflow, engines(metadata), warehouse, folder, variables).running() as deployment:
-        yield deployment
+    deployment = shared.get()
+    forget_runs(deployment)
+    fill(deployment)
+    return deployment
 
 
 def test_four_sites_at_once(deployment: Deployment) -> None:
@@ -292,3 +276,14 @@ def test_a_sensor_outlives_its_triggerer(deployment: Deployment) -> None:
     [referral] = deployment.summaries("waiting")
     assert referral["status"] == "voided"
     assert f"Referral {referral['id']} is voided" in deployment.logs()
+
+
+def test_nothing_listens_beyond_this_machine(deployment: Deployment) -> None:
+    listening = {
+        (component, connection.laddr.ip)
+        for component, process in deployment.processes.items()
+        for part in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True))
+        for connection in part.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == ({("api-server", "127.0.0.1")} if IS_AIRFLOW_3 else set())

@@ -98,6 +98,7 @@ def assert_the_key_is_nowhere(airflow: Airflow, log: str) -> None:
 
 
 def test_when_all_succeed(airflow: Airflow, folder: Path) -> None:
+    airflow.is_started_anew = True
     airflow.sandbox.api_key = SECRET
     log = run(airflow, folder, AuthScheme.BASIC)
     assert airflow.states() == {task: {"success"} for task in TASKS}, log[-6000:]

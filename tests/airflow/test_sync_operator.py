@@ -211,7 +211,7 @@ def test_failures_of_several_kinds_are_a_plain_error(shop: Shop) -> None:
 
 
 def test_a_refused_key_fails_the_task_as_such(shop: Shop, connect: Connect) -> None:
-    connect(shop.sandbox, key="wrong")
+    connect(shop.sandbox, key="wrong-api-key")
     ti = TaskInstance("sync")
     with pytest.raises(TalkableAuthError, match="Talkable refused the API key"):
         shop.run(ti=ti)

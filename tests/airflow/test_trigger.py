@@ -44,7 +44,7 @@ def test_it_asks_until_it_is_not_429(sandbox: Sandbox, connect: Connect) -> None
 
 
 def test_a_refused_key_is_for_the_task_to_find_out(sandbox: Sandbox, connect: Connect) -> None:
-    connect(sandbox, key="wrong")
+    connect(sandbox, key="wrong-api-key")
     assert fire(trigger()) == {"site_slug": "my-store"}
 
 

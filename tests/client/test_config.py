@@ -56,6 +56,14 @@ def test_host_schema_and_port_make_the_base_url(fields: dict[str, object], base_
         ({"host": "tälkable.com"}, "xn--"),
         ({"host": "www.talk able.com"}, "characters"),
         ({"host": "www.talkable.com\\@evil.example"}, "user name"),
+        ({"host": "https://www..talkable.invalid"}, "^host=.* is no name that can be looked up"),
+        ({"host": f"https://{'a' * 64}.talkable.invalid"}, "^host=.* is no name that can be looked up"),
+        ({"host": ".".join(["a" * 63] * 4)}, "^host=.* is no name that can be looked up"),
+        ({"host": "www.talkable.com\\"}, "^host=.* is no name that can be looked up"),
+        ({"host": "https://www.talkable.com\\api"}, "^host=.* is no name that can be looked up"),
+        ({"host": "https://www.talkable.com/a\\b"}, "give a host name"),
+        ({"host": "https://www.talkable.com/%zz"}, "give a host name"),
+        ({"host": "https://www.talkable.com/<a>"}, "give a host name"),
         ({"port": "many"}, "^port='many'"),
         ({"port": 65536}, "^port='65536'"),
         ({"port": -1}, "^port='-1'"),
@@ -68,7 +76,6 @@ def test_host_schema_and_port_make_the_base_url(fields: dict[str, object], base_
         ({"timeout": True}, "^timeout"),
         ({"ca_bundle": "/no/such/file.pem"}, "^ca_bundle='/no/such/file.pem'"),
         ({"ca_bundle": __file__}, "^ca_bundle='.*py': cannot be read as PEM certificates"),
-        ({"proxy": "proxy.example.com:3128"}, "^proxy: give a URL"),
     ],
 )
 def test_a_connection_that_cannot_work_is_refused_naming_field_and_remedy(
@@ -85,11 +92,20 @@ def test_a_missing_key_says_where_to_put_it(key: object) -> None:
         parse(api_key=key)
 
 
-@pytest.mark.parametrize("key", ["zq zq", "zqzq:", "zqézq", "zq\nzq"])
+@pytest.mark.parametrize("key", ["zqzqzq zqzq", "zqzqzqzqzq:", "zqzqézqzqzq", "zqzqzq\nzqzq"])
 def test_what_is_no_key_is_refused_without_showing_it(key: str) -> None:
     with pytest.raises(InvalidConnection, match=r"^API key \(password\): holds characters") as caught:
         parse(api_key=key)
     assert "zq" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["z", "zqz", "zqzqzqz"])
+def test_what_is_too_short_for_a_key_is_refused_without_showing_it(key: str) -> None:
+    with pytest.raises(
+        InvalidConnection, match=r"^API key \(password\): has . characters.* whole key"
+    ) as caught:
+        parse(api_key=key)
+    assert "z" not in str(caught.value)
 
 
 def test_a_line_break_after_the_key_is_dropped() -> None:
@@ -101,7 +117,7 @@ def test_defaults() -> None:
     assert config.auth_scheme is None
     assert parse(auth_scheme="auto").auth_scheme is None
     assert config.timeout == 30
-    assert (config.site_slug, config.ca_bundle, config.proxy) == (None, None, None)
+    assert (config.site_slug, config.proxy) == (None, None)
 
 
 def test_text_as_a_uri_carries_it() -> None:

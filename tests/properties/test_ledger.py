@@ -291,5 +291,6 @@ class Machine(RuleBasedStateMachine):
                 assert newest in {Outcome.REFUNDED, Outcome.UNCONFIRMED}
 
 
+@pytest.mark.takes_long
 def test_no_crash_and_no_clock_makes_the_ledger_forget_a_refund_or_send_it_twice() -> None:
     run_state_machine_as_test(Machine, settings=settings(max_examples=100, stateful_step_count=20))

@@ -43,7 +43,8 @@ def test_a_slug_is_text_or_what_stands_for_it_without_loss(given: object, slug: 
     [
         None, "", "  ", "\n", "None", "null", "NaN", "nan", "NaT", "<NA>", "undefined",
         12.0, float("nan"), Decimal("12.0"), Decimal("NaN"), Fraction(1, 2),
-        True, False, b"A", bytearray(b"A"), ["A"], ("A",), {"origin_slug": "A"}, object(),
+        True, False, b"A", bytearray(b"A"), ["A"], ("A",), {"origin_slug": "A"},
+        pytest.param(object(), id="<object object>"),
         '["A", "B"]', "['A']", "('A',)", "{'a': 1}", "{{ ti.xcom_pull() }}",
         ".", "..", "\ud800", "x" * 10_000, "🎁" * 10_000,
     ],

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections import Counter
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -191,7 +195,7 @@ def test_a_key_is_accepted_by_the_schemes_it_was_told_to(sandboxes: Sandboxes, s
         for tried in AuthScheme
     }
     assert statuses == {scheme: 200, scheme.other: 401}
-    assert call(sandbox, "GET", "/api/v2/campaigns?site_slug=my-store", key="wrong")[0] == 401
+    assert call(sandbox, "GET", "/api/v2/campaigns?site_slug=my-store", key="wrong-api-key")[0] == 401
     assert requests.get(f"{sandbox.url}/api/v2/campaigns", timeout=5).status_code == 401
 
 
@@ -220,6 +224,66 @@ def test_a_broken_connection_before_or_after_acting(
     assert (referral_of(sandbox)["status"] == "voided") is acted
 
 
+def raw(sandbox: Sandbox) -> socket.socket:
+    """A connection on which a refund has just been asked for."""
+    connection = socket.create_connection(("127.0.0.1", int(sandbox.url.rpartition(":")[2])), timeout=10)
+    body = b'{"site_slug": "my-store"}'
+    key = base64.b64encode(f"{sandbox.api_key}:".encode())
+    connection.sendall(
+        b"POST /api/v2/origins/A/refund HTTP/1.1\r\nHost: x\r\nAuthorization: Basic %s\r\n"
+        b"Content-Length: %d\r\n\r\n%s" % (key, len(body), body)
+    )
+    return connection
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What comes until the other end closes, or for half a second."""
+    connection.settimeout(0.5)
+    data = b""
+    with suppress(TimeoutError):
+        while more := connection.recv(65536):
+            data += more
+        data += b"<closed>"
+    return data
+
+
+def voided(sandbox: Sandbox) -> bool:
+    referral: Any = sandbox.talkable.snapshot()["my-store"]["A"]["referral"]
+    return bool(referral["status"] == "voided")
+
+
+def test_a_connection_that_is_closed_without_a_word(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes()
+    created(sandbox)
+    sandbox.dials.closes = 1
+    with raw(sandbox) as connection:
+        answer = everything(connection)
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"connection: close" not in answer.lower()
+    assert answer.endswith(b"<closed>")
+    assert voided(sandbox)
+
+
+def test_an_answer_that_comes_twice(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes()
+    created(sandbox)
+    sandbox.dials.twice = 1
+    with raw(sandbox) as connection:
+        answers = everything(connection)
+    assert answers.count(b"HTTP/1.1 200 ") == 2
+    assert answers.count(b'"ok": true') == 2
+    assert not answers.endswith(b"<closed>")
+
+
+def test_an_answer_that_comes_byte_by_byte(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes()
+    created(sandbox)
+    sandbox.dials.drips = 1
+    with raw(sandbox) as connection:
+        assert everything(connection).endswith(b"\r\n\r\n{")
+    assert voided(sandbox)
+
+
 def test_latency(sandboxes: Sandboxes) -> None:
     sandbox = sandboxes(dials=Dials(latency=0.1))
     started = time.monotonic()
@@ -240,14 +304,16 @@ def test_a_hidden_limit_is_a_token_bucket_that_answers_a_bare_429() -> None:
 
 def test_shares_come_true_and_repeat_with_the_seed() -> None:
     def faults(seed: int) -> list[object]:
-        dials = Dials(errors=0.1, resets_before=0.1, resets_after=0.1, truncated=0.1, html=0.1, seed=seed)
+        resets = ("resets_before", "resets_after")
+        shares = (*resets, "errors", "truncated", "html", "unrouted", "drips", "twice", "closes")
+        values: dict[str, Any] = dict.fromkeys(shares, 0.1)
+        dials = Dials(**values, seed=seed)
         return [dials.pick(time.monotonic) for _ in range(10_000)]
 
     picked = faults(1)
     assert picked == faults(1) != faults(2)
-    kinds = {repr(fault): picked.count(fault) for fault in picked}
-    assert len(kinds) == 6
-    assert 4700 < kinds.pop("None") < 5300
+    kinds = Counter(map(repr, picked))
+    assert len(kinds) == 10
     assert all(850 < count < 1150 for count in kinds.values())
 
 

@@ -17,7 +17,7 @@ import pytest
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.sandbox import Dials
 from tests.conftest import KEY
-from tests.shop import SQL, Shop
+from tests.shop import SQL, Shop, wait_for_requests
 
 
 class Refunds:
@@ -65,6 +65,7 @@ class Refunds:
         return Counter(states.values())
 
 
+@pytest.mark.takes_long
 def test_ten_thousand_refunds_through_faults_and_a_hidden_limit(postgres_shop: Shop) -> None:
     shop, refunds = postgres_shop, Refunds(10_000)
     refunds.fill(shop)
@@ -135,6 +136,7 @@ class Worker:
         return result
 
 
+@pytest.mark.takes_long
 def test_killed_twenty_times_it_loses_nothing_and_sends_nothing_twice(postgres_shop: Shop) -> None:
     shop, refunds = postgres_shop, Refunds(6_000)
     refunds.fill(shop)
@@ -144,7 +146,8 @@ def test_killed_twenty_times_it_loses_nothing_and_sends_nothing_twice(postgres_s
     for _ in range(20):
         worker = Worker(shop, in_flight=8)
         worker.begins()
-        time.sleep(moments.uniform(0, 1.2))
+        # Not after a time: a busy machine would have sent little by then.
+        wait_for_requests(shop.sandbox, len(shop.sandbox.requests) + moments.randrange(180), seconds=120)
         worker.kill()
         # What the dead process had on the wire still arrives.
         time.sleep(0.2)
@@ -173,9 +176,12 @@ def test_runs_at_the_same_time_send_no_partial_refund_twice(postgres_shop: Shop)
     slugs = [f"order-{n}" for n in range(1_000)]
     shop.order(*slugs)
     shop.refund(*((slug, slug, None, "5") for slug in slugs))
-    shop.sandbox.dials.latency = 0.02
-    # They wait for each other to begin, and each goes through the rows in the same order.
+    # None gets far until all have begun, and each goes through the rows in the same order.
+    shop.sandbox.dials.latency = 1
     workers = [Worker(shop, in_flight=8) for _ in range(3)]
+    for worker in workers:
+        worker.begins()
+    shop.sandbox.dials.latency = 0.02
     results = [worker.result() for worker in workers]
     assert all(result["stopped"] is None for result in results)
     assert sum(bool(result["sent"]) for result in results) > 1, "they did not run at the same time"

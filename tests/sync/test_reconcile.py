@@ -155,6 +155,7 @@ class Planted:
         self.shop.refund(*self.rows(then=False))
 
 
+@pytest.mark.takes_long
 def test_forty_of_each_kind_among_20000_are_found_and_nothing_else(postgres_shop: Shop) -> None:
     planted = Planted(postgres_shop)
     planted.sync()
@@ -401,7 +402,7 @@ def test_a_refused_key_is_asked_with_once(shop: Shop) -> None:
     shop.refund(*slugs)
     shop.sync(fetch_referral=True, pace=UNPACED)
     before = questions(shop.sandbox)
-    summary = reconcile(shop, key="wrong")
+    summary = reconcile(shop, key="wrong-api-key")
     assert (summary.unanswered, summary.unknown) == (100, 0)
     # Those under way, by either scheme.
     assert questions(shop.sandbox) - before <= 64

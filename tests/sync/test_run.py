@@ -357,7 +357,7 @@ def test_rows_that_differ_under_one_key_are_all_held(shop: Shop) -> None:
 def test_a_refused_key_stops_the_run_and_the_rest_is_aborted(shop: Shop) -> None:
     shop.order(*(f"order-{n}" for n in range(700)))
     shop.refund(*(f"order-{n}" for n in range(700)))
-    summary = shop.sync(key="wrong", pace=ONE_BY_ONE)
+    summary = shop.sync(key="wrong-api-key", pace=ONE_BY_ONE)
     assert set(shop.states().values()) == {"aborted"}
     assert len(shop.states()) == 700
     # By either scheme.
@@ -373,7 +373,7 @@ def test_an_aborted_run_leaves_settled_refunds_alone(shop: Shop) -> None:
     shop.refund("A")
     shop.sync()
     shop.refund("B")
-    shop.sync(key="wrong")
+    shop.sync(key="wrong-api-key")
     assert shop.states() == {"A": "refunded", "B": "aborted"}
 
 

@@ -24,26 +24,26 @@ def client(sandbox: Sandbox, timeout: float) -> AsyncTalkableClient:
 
 def test_on_a_connection_that_is_kept_the_answer_has_the_timeout_once(sandbox: Sandbox) -> None:
     async def seconds() -> float:
-        async with client(sandbox, 0.5) as talkable:
+        async with client(sandbox, 2) as talkable:
             await talkable.refund(ORDER)
             sandbox.dials.latency = 10
             started = time.monotonic()
             result = await talkable.refund(ORDER)
             assert result.error_message is not None
-            assert "within 0.5 s" in result.error_message
+            assert "within 2 s" in result.error_message
             return time.monotonic() - started
 
-    assert 0.5 <= asyncio.run(seconds()) < 0.95
+    assert 2 <= asyncio.run(seconds()) < 2 * 1.9
 
 
 def test_one_that_is_late_ends_alone(sandbox: Sandbox) -> None:
     async def outcomes() -> list[str]:
-        async with client(sandbox, 1) as talkable:
+        async with client(sandbox, 3) as talkable:
             await talkable.refund(ORDER)
             sandbox.dials.latency = 10
             late = asyncio.ensure_future(talkable.refund(ORDER))
-            await asyncio.sleep(0.5)
-            sandbox.dials.latency = 0.6
+            await asyncio.sleep(1.5)
+            sandbox.dials.latency = 1.8
             in_time = asyncio.ensure_future(talkable.refund(ORDER))
             return [(await late).outcome, (await in_time).outcome]
 

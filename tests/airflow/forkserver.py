@@ -1,0 +1,135 @@
+"""A process that has imported Airflow and forks another one for each command, which then begins at once.
+
+It is run as a script. Each line of its standard input is a command as JSON: a module, which is run as
+``python -m`` runs it, its arguments, environment and working directory, and the files that its output goes
+to. The answer, a line, is the exit status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import json
+import os
+import runpy
+import sys
+import warnings
+from contextlib import suppress
+from typing import Any, NoReturn
+
+# What commands import, in one version of Airflow or another. What reads the configuration when it is
+# imported, as logging, OpenLineage's plugin and Airflow's command line do, is left to the commands.
+MODULES = (
+    "aiohttp",
+    "airflow.api_fastapi.execution_api.app",
+    "airflow.dag_processing.dagbag",
+    "airflow.models.dagbag",
+    "airflow.providers.common.compat.sdk",
+    "airflow.providers.common.sql.operators.sql",
+    "airflow.providers.openlineage.extractors.manager",
+    "airflow.providers.openlineage.plugins.adapter",
+    "airflow.providers.openlineage.plugins.listener",
+    "airflow.providers.openlineage.sqlparser",
+    "airflow.providers.postgres.hooks.postgres",
+    "airflow.providers.sqlite.hooks.sqlite",
+    "airflow.providers.standard.operators.python",
+    "airflow.providers_manager",
+    "airflow.sdk.execution_time.supervisor",
+    "airflow.sdk.execution_time.task_runner",
+    "airflow.serialization.serialized_objects",
+    "alembic.autogenerate",
+    "pydantic_settings",
+    "requests",
+    "tenacity",
+)
+
+
+def prepare() -> None:
+    """Import Airflow without its settings, and have made what each process would make for itself."""
+    os.environ["_AIRFLOW__AS_LIBRARY"] = "1"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for module in MODULES:
+            # Not every version has all of them.
+            with suppress(ImportError):
+                importlib.import_module(module)
+        from airflow import models
+        from sqlalchemy.orm import configure_mappers
+
+        models.import_all_models()  # type: ignore[no-untyped-call,unused-ignore]
+        configure_mappers()
+        with suppress(ImportError):
+            _make_routes()
+    del os.environ["_AIRFLOW__AS_LIBRARY"]
+    # Otherwise each process would go through all of it again when it ends, for seconds.
+    gc.freeze()
+
+
+def _make_routes() -> None:
+    """Have the API that tasks call in this process make its routes, which it does for its first request."""
+    from airflow.sdk.execution_time.supervisor import in_process_api_server
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    async def send(message: Any) -> None:
+        pass
+
+    scope = {"type": "http", "method": "GET", "path": "/nothing", "headers": [], "query_string": b""}
+    asyncio.run(in_process_api_server().app(scope, receive, send))
+
+
+def serve() -> None:
+    """Fork a process for each command."""
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        command = json.loads(line)
+        process = os.fork()
+        if not process:
+            answers.close()
+            run(**command)
+        _, status = os.waitpid(process, 0)
+        print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
+
+
+def run(
+    module: str, arguments: list[str], environment: dict[str, str], folder: str, out: str, err: str
+) -> NoReturn:
+    """Run a module in this process, and end the process."""
+    for descriptor, path, flags in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+        (2, err, os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+    ):
+        opened = os.open(path, flags)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(in_home(environment))
+    sys.argv = [module, *arguments]
+    from airflow import settings
+
+    settings.initialize()  # type: ignore[no-untyped-call,unused-ignore]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.exit()
+
+
+def in_home(environment: dict[str, str]) -> dict[str, str]:
+    """The environment with each path that Airflow, which this process has imported, derives from its home."""
+    home = environment["AIRFLOW_HOME"]
+    return {
+        "AIRFLOW__CORE__DAGS_FOLDER": f"{home}/dags",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": f"{home}/plugins",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": f"{home}/logs",
+        "AIRFLOW__LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": f"{home}/logs/dag_processor",
+        "AIRFLOW__SCHEDULER__CHILD_PROCESS_LOG_DIRECTORY": f"{home}/logs/scheduler",
+        **environment,
+    }
+
+
+if __name__ == "__main__":
+    prepare()
+    serve()

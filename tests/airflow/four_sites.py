@@ -1,0 +1,97 @@
+"""A deployment whose DAGs refund the orders of four sites, and what each test finds there."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from sqlalchemy import create_engine
+from sqlalchemy.engine import URL
+
+from airflow_provider_talkable.sandbox import Dials, Sandbox, Talkable
+from airflow_provider_talkable.sandbox.talkable import Generation
+from tests.airflow.conftest import Airflow
+from tests.airflow.deployment import IS_AIRFLOW_3, Deployment
+from tests.conftest import KEY
+
+SITES = ("ca", "de", "uk", "us")
+
+
+@contextmanager
+def deployed(dags: str, home: Path, new_database: Callable[[], URL]) -> Iterator[Deployment]:
+    """An Airflow with a file of DAGs, whose connection ``shop`` leads to an empty warehouse."""
+    shop = new_database()
+    folder = home / "dags"
+    folder.mkdir()
+    (folder / "dags.py").write_text(dags)
+    with ExitStack() as opened:
+        sandbox = opened.enter_context(Sandbox(api_key=KEY, generation="seed", site_slugs=SITES))
+        metadata, warehouse = create_engine(new_database()), create_engine(shop)
+        opened.callback(metadata.dispose)
+        opened.callback(warehouse.dispose)
+        connection_to_shop = {
+            "conn_type": "postgres",
+            "host": shop.query["host"],
+            "login": "postgres",
+            "schema": shop.database,
+        }
+        variables = {
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            # On a busy machine the API server's first answer may take longer than a task waits for it.
+            "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            "AIRFLOW_CONN_SHOP": json.dumps(connection_to_shop),
+            "AIRFLOW_CONN_REFUSED": f"talkable://http://:wrong-api-key@{sandbox.url.removeprefix('http://')}/",
+            # How soon another triggerer takes over from one that is gone.
+            "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",
+        }
+        deployment = Deployment(Airflow(home, sandbox), metadata, warehouse, folder, variables)
+        yield opened.enter_context(deployment.running())
+
+
+def fill(deployment: Deployment) -> None:
+    """Begin anew with 200 refunds on each site, of which every tenth is unknown and every fifth partial."""
+    sandbox = deployment.airflow.sandbox
+    sandbox.talkable, sandbox.dials = Talkable(SITES, Generation.SEED), Dials()
+    rows = []
+    for site in SITES:
+        for number in range(200):
+            slug = f"{site}-{number}"
+            if number % 10:
+                sandbox.talkable.create_purchase(site, {"order_number": slug, "subtotal": 100})
+            rows.append((number, site, f"r{number}", slug, 12.5 if number % 5 == 1 else None))
+    with deployment.warehouse.begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+        connection.exec_driver_sql("CREATE SCHEMA public")
+        connection.exec_driver_sql(
+            "CREATE TABLE refunds (number int, site text, refund_key text, order_number text,"
+            " refund_subtotal numeric(10, 2))"
+        )
+        connection.exec_driver_sql("INSERT INTO refunds VALUES (%s, %s, %s, %s, %s)", rows)
+    sandbox.requests.clear()
+
+
+def is_at_rest(deployment: Deployment, *, seconds: float = 60) -> bool:
+    """Whether no run is under way any more, or none is soon."""
+    deadline = time.monotonic() + seconds
+    while deployment.query("SELECT count(*) FROM dag_run WHERE state IN ('queued', 'running')") != [(0,)]:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.3)
+    return True
+
+
+def forget_runs(deployment: Deployment) -> None:
+    """Remove what is left of tests: runs and what hangs on them, events of assets, logs and lineage."""
+    assets = "asset" if IS_AIRFLOW_3 else "dataset"
+    with deployment.metadata.begin() as connection:
+        # Row by row: the scheduler goes on, and would not survive a deadlock over whole tables.
+        for table in ("dag_run", f"{assets}_event", f"{assets}_dag_run_queue"):
+            connection.exec_driver_sql(f"DELETE FROM {table}")
+    for log in deployment.airflow.home.rglob("attempt=*.log*"):
+        log.unlink()
+    (deployment.airflow.home / "lineage.jsonl").unlink(missing_ok=True)
