@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 from sqlalchemy.engine import URL, Engine
 
+from airflow_provider_talkable import Refund, RefundResult
+from airflow_provider_talkable.client.concurrent import Sender
+from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.errands import RefundErrand
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
-from airflow_provider_talkable.sandbox import Canned, Sandbox
+from airflow_provider_talkable.sandbox import Canned, Dripped, Sandbox
 from airflow_provider_talkable.sandbox.talkable import Generation
-from tests.conftest import Sandboxes
+from tests.conftest import KEY, Sandboxes
+from tests.network import wait_until
 from tests.shop import Shop
 
 ONE_BY_ONE = Pace(max_in_flight=1, initial_rate=None)
@@ -126,3 +131,20 @@ def test_without_it_nothing_is_voided(shop: Shop) -> None:
     shop.refund("A")
     assert shop.sync().voids == {}
     assert asked(shop.sandbox) == ["refund"]
+
+
+def test_what_is_stopped_while_it_voids_is_aborted(shop: Shop) -> None:
+    shop.order("A", "B", referral={"status": "flagged", "ad_rewarded": True})
+    shop.sandbox.dials.next(None, Dripped())
+    config = ClientConfig.parse(host=shop.sandbox.url, api_key=KEY)
+    refunds = [Refund("my-store", slug) for slug in "AB"]
+    errand = RefundErrand(void_referral=True)
+    with Sender[str, Refund, RefundResult](config, RetryPolicy(), ONE_BY_ONE, errand) as sender:
+        sender.put((refund.origin_slug, refund) for refund in refunds)
+        wait_until(lambda: asked(shop.sandbox) == ["refund", "referral"])
+        sender.cancel()
+        results = dict(sender.take(until=0))
+    assert [(results[slug].outcome, results[slug].void_outcome) for slug in "AB"] == [
+        ("refunded", "aborted"),
+        ("aborted", None),
+    ]
