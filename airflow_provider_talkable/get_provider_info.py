@@ -81,11 +81,11 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "auth_scheme": {
                         "label": "Auth scheme",
-                        "description": "How the API key is sent, basic by default; Test says what works.",
+                        "description": "How the API key is sent; auto tries basic, then bearer.",
                         "schema": {
                             "type": ["string", "null"],
-                            "enum": ["basic", "bearer"],
-                            "default": "basic",
+                            "enum": ["auto", "basic", "bearer"],
+                            "default": "auto",
                         },
                     },
                     "timeout": {

@@ -39,6 +39,8 @@ class TalkableRefundsRunFacet(RunFacet):
     referred: int
     rewarded: int
     referralUnknown: int  # noqa: N815
+    countedOtherwise: int  # noqa: N815
+    voids: dict[str, int]
 
 
 def dataset(base_url: str, site_slug: str) -> Dataset:
@@ -61,6 +63,7 @@ def of_sync(
         lineage.run_facets[FACET] = TalkableRefundsRunFacet(
             throttledRequests=numbers["throttled_requests"],
             referralUnknown=numbers["referral_unknown"],
+            countedOtherwise=numbers["counted_otherwise"],
             **{name: numbers[name] for name in _SAME_NAME},
         )
     try:
@@ -92,4 +95,5 @@ _SAME_NAME = (
     "rate",
     "referred",
     "rewarded",
+    "voids",
 )

@@ -1,6 +1,6 @@
 """Each day: which refunds came too late, and what did they cost us?
 
-First the refunds of the last days are synced, each with its referral. Then those of the last thirty days
+First the refunds of the last days are synced, and their referrals voided. Then those of the last thirty days
 are compared with the ledger and with Talkable itself: a refund that never arrived, was changed since, or
 whose advocate was rewarded all the same becomes a row of ``talkable_refund_discrepancies``. The task
 fails if advocates of refunded orders were paid more than 100 in any currency.
@@ -51,8 +51,17 @@ with DAG(
             ORDER BY refunded_at
         """,
         parameters=window(days=3),
-        fail_on=("rejected", "invalid", "conflict", "throttled", "failed", "unconfirmed", "aborted"),
-        fetch_referral=True,
+        fail_on=(
+            "not_counted",
+            "rejected",
+            "invalid",
+            "conflict",
+            "throttled",
+            "failed",
+            "unconfirmed",
+            "aborted",
+        ),
+        void_referral=True,
     )
 
     reconcile = TalkableRefundReconcileOperator(

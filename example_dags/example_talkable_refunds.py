@@ -47,5 +47,6 @@ with DAG(
         task_id="refund",
         origin_slug=refunded_orders.output,
         # Not every order is known to Talkable: some were placed before the programme began.
-        fail_on=("rejected", "invalid", "throttled", "failed", "unconfirmed", "aborted"),
+        fail_on=("not_counted", "rejected", "invalid", "throttled", "failed", "unconfirmed", "aborted"),
+        void_referral=True,
     )

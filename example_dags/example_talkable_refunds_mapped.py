@@ -33,6 +33,7 @@ with DAG(
 
     TalkableRefundOperator.partial(
         task_id="refund",
-        fail_on=("rejected", "invalid", "throttled", "failed", "unconfirmed", "aborted"),
+        fail_on=("not_counted", "rejected", "invalid", "throttled", "failed", "unconfirmed", "aborted"),
+        void_referral=True,
         max_active_tis_per_dag=4,
     ).expand(refunds=latest_refunds())

@@ -39,7 +39,8 @@ with DAG(
     refund = TalkableRefundOperator(
         task_id="refund",
         refunds=refunds_of_the_last_day(),
-        fail_on=("rejected", "invalid", "throttled", "failed", "unconfirmed", "aborted"),
+        fail_on=("not_counted", "rejected", "invalid", "throttled", "failed", "unconfirmed", "aborted"),
+        void_referral=True,
         redact_people=True,
     )
 
@@ -49,7 +50,7 @@ with DAG(
         warehouse = BaseHook.get_hook("shop_warehouse")
         warehouse.run(
             "CREATE TABLE IF NOT EXISTS talkable_refunds (order_number TEXT, outcome TEXT,"
-            " referral_status TEXT, advocate_rewarded INTEGER, error_message TEXT)"
+            " referral_status TEXT, came_too_late INTEGER, error_message TEXT)"
         )
         rows = [
             (
@@ -57,7 +58,7 @@ with DAG(
                 result["outcome"],
                 referral.get("status"),
                 # As a number: not every driver knows booleans.
-                int(referral["ad_rewarded"]) if referral else None,
+                None if result["late"] is None else int(result["late"]),
                 result["error_message"],
             )
             for result in results

@@ -3,6 +3,9 @@
 The window reaches back three days from the end of the data interval, so that a refund which was loaded
 late, or a day on which nothing ran, is made good by the next run: what the ledger says is settled is not
 sent again. A refund that Talkable has no order for does not fail the task.
+
+``void_referral`` voids the referral of each order that was refunded in whole, as Talkable advises, and tells
+which advocates had been paid already.
 """
 
 from __future__ import annotations
@@ -39,7 +42,17 @@ with DAG(
             "since": "{{ ((" + END + ") - macros.timedelta(days=3)).isoformat() }}",
             "until": "{{ (" + END + ").isoformat() }}",
         },
-        fail_on=("rejected", "invalid", "conflict", "throttled", "failed", "unconfirmed", "aborted"),
+        fail_on=(
+            "not_counted",
+            "rejected",
+            "invalid",
+            "conflict",
+            "throttled",
+            "failed",
+            "unconfirmed",
+            "aborted",
+        ),
+        void_referral=True,
         deferrable=True,
         outlets=[Asset("talkable://my-store/refunds")],
     )

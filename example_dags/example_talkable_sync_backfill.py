@@ -28,7 +28,7 @@ with DAG(
         "resend": Param(
             [],
             type=["null", "array"],
-            examples=["conflict", "not_found", "rejected", "unconfirmed"],
+            examples=["conflict", "not_counted", "not_found", "rejected", "unconfirmed"],
             description="Outcomes to try again although the ledger calls them settled",
         ),
     },

@@ -100,7 +100,7 @@ def _page(config: pytest.Config) -> str:
                     for of, ends in requests.items()
                 ],
             ),
-            "429 and 401 come before Talkable acts, by what they mean.",
+            "429, 401 and what somebody else refuses come before Talkable acts, by what they mean.",
             "",
             *(line for name, rows in sorted(tables.items(), reverse=True) for line in _part(name, rows)),
         ]

@@ -46,6 +46,7 @@ class Tells(StrEnum):
     DOUBT = "Talkable may have acted"
     THROTTLED = "throttled"
     KEY_REFUSED = "the key is refused"
+    FOREIGN = "somebody else refused it"
     SENT_ELSEWHERE = "nothing was done"
 
 

@@ -59,6 +59,14 @@ FAULTS = [
         "401",
         rendered(401, b'{"ok": false, "error_message": "Invalid API key"}'),
     ),
+    Fault(Moment.BEFORE, Kind.ANSWER, Tells.FOREIGN, "403 of a firewall", rendered(403, HTML, "text/html")),
+    Fault(
+        Moment.BEFORE,
+        Kind.ANSWER,
+        Tells.FOREIGN,
+        "404 of a gateway",
+        rendered(404, b'{"message": "no Route matched"}'),
+    ),
     Fault(
         Moment.BEFORE,
         Kind.ANSWER,
@@ -80,7 +88,7 @@ def promised(fault: Fault, *, is_partial: bool, for_good: bool) -> str:
             return "throttled" if for_good else "refunded"
         case Tells.KEY_REFUSED:
             return "aborted"
-        case Tells.SENT_ELSEWHERE:
+        case Tells.FOREIGN | Tells.SENT_ELSEWHERE:
             return "failed"
     if is_partial:
         return "unconfirmed"
@@ -93,7 +101,7 @@ def requests_promised(fault: Fault, *, is_partial: bool, times: int) -> int:
     """How many requests that takes; one that cannot connect is none."""
     if fault.moment is Moment.CONNECTING:
         return 0 if times == FOR_GOOD else 1
-    if fault.tells in (Tells.KEY_REFUSED, Tells.SENT_ELSEWHERE) or (
+    if fault.tells in (Tells.KEY_REFUSED, Tells.FOREIGN, Tells.SENT_ELSEWHERE) or (
         fault.tells is Tells.DOUBT and is_partial
     ):
         return 1
@@ -162,7 +170,7 @@ def test_a_refund_through_a_failure_ends_as_is_promised(
         if fault.kind in (Kind.SILENCE, Kind.DRIP):
             # What succeeds at last needs time for it.
             timeout = 0.2 if for_good else 0.5
-        config = ClientConfig.parse(host=line.url, api_key=KEY, timeout=timeout)
+        config = ClientConfig.parse(host=line.url, api_key=KEY, timeout=timeout, auth_scheme="basic")
         outcome = refund.run(config, RetryPolicy(throttle_patience=0.5 if for_good else 30))
         requests, taken = len(line.seen), shop.times_refunded("A")
 
@@ -171,7 +179,9 @@ def test_a_refund_through_a_failure_ends_as_is_promised(
         is_settled = outcome in SETTLED | {"unconfirmed"}
         # Of a single refund it is the caller who remembers what is settled, or not to be repeated.
         if way is BySync or not is_settled:
-            end = refund.run(ClientConfig.parse(host=line.url, api_key=KEY), RetryPolicy())
+            end = refund.run(
+                ClientConfig.parse(host=line.url, api_key=KEY, auth_scheme="basic"), RetryPolicy()
+            )
     column = f"{'partial' if is_partial else 'full'} refund, {'for good' if for_good else 'once or twice'}"
     told = outcome if outcome == end else f"{outcome}, then {end}"
     record_request(fault.moment, str(fault), column, f"{told}, ×{shop.times_refunded('A')}")

@@ -32,7 +32,7 @@ def main() -> int:
     shutil.rmtree(DEMO, ignore_errors=True)
     DEMO.mkdir()
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    with Sandbox(generation="seed") as sandbox:
+    with Sandbox() as sandbox:
         expected = fill(sandbox, today)
         print(f"A local Talkable answers on {sandbox.url}.")
         print(f"The warehouse holds {sum(expected.values())} refunds of the last three days.", flush=True)
@@ -115,7 +115,7 @@ def airflow(sandbox: Sandbox, *arguments: str) -> None:
 
 def told() -> Iterator[str]:
     """What the sync itself wrote to the log at its end."""
-    beginnings = ("Refunds: ", "Sent ", "Too late, ")
+    beginnings = ("Refunds: ", "Sent ", "Too late, ", "Referrals voided: ")
     for line in DAG_LOG.read_text().splitlines() if DAG_LOG.exists() else []:
         for beginning in beginnings:
             if beginning in line:
@@ -138,7 +138,8 @@ def report(sandbox: Sandbox, seen: Counter[str]) -> str:
     """A short table of outcomes, from the ledger, and what Talkable itself holds."""
     with closing(sqlite3.connect(WAREHOUSE)) as warehouse:
         late = warehouse.execute(
-            "SELECT origin_slug, referral_id FROM talkable_refund_ledger WHERE ad_rewarded ORDER BY entry_id"
+            "SELECT origin_slug FROM talkable_refund_ledger"
+            " WHERE reward_paid AND refund_subtotal IS NULL AND attempts > 0 ORDER BY entry_id"
         ).fetchall()
     voided = sum(
         bool(origin["referral"]) and origin["referral"]["status"] == "voided"
@@ -154,8 +155,8 @@ def report(sandbox: Sandbox, seen: Counter[str]) -> str:
     lines += [
         "",
         f"The second run sent nothing. Talkable holds {voided} voided referrals.",
-        "Too late came, among others: "
-        + ", ".join(f"{slug} (referral {referral})" for slug, referral in late[:3]),
+        f"Too late came {len(late)}: their advocates had been paid. The first are "
+        + ", ".join(slug for (slug,) in late[:3]),
     ]
     return "\n".join(lines)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -29,6 +32,8 @@ from airflow_provider_talkable.sandbox import Sandbox
 from tests.shop import Shop
 
 KEY = "i9uil7nQgDjucCiTJu"
+# Servers lie where only administrators look.
+_PATH = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin"
 
 
 # Its tests share one Airflow, so they run in one process. pytest-xdist's mark for that is lost in pytest 9.2.
@@ -173,6 +178,59 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
 def postgres(postgres_server: Callable[[], URL]) -> URL:
     """An empty database on a real PostgreSQL."""
     return postgres_server()
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], URL]]:
+    """Makes empty databases on a real MariaDB, where the system has it: Debian's ``mariadb-server``."""
+    install, serve = shutil.which("mariadb-install-db"), shutil.which("mariadbd", path=_PATH)
+    if not (install and serve):
+        pytest.skip("no mariadb-server on this system")
+    home = Path(tempfile.mkdtemp(prefix="talkable-my-"))
+    user = ["--user=root"] if os.geteuid() == 0 else []
+    options = ["--no-defaults", f"--datadir={home / 'data'}", *user]
+    subprocess.run(
+        [install, *options, "--auth-root-authentication-method=normal", "--skip-test-db"],
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    socket = home / "socket"
+    command = [
+        serve,
+        *options,
+        "--skip-networking",
+        f"--socket={socket}",
+        "--innodb-flush-log-at-trx-commit=0",
+    ]
+    numbers = count(1)
+
+    def new_database() -> URL:
+        name = f"shop_{next(numbers)}"
+        url = URL.create("mysql+pymysql", "root", query={"unix_socket": str(socket), "charset": "utf8mb4"})
+        engine = create_engine(url)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        engine.dispose()
+        return url.set(database=name)
+
+    with (home / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
+        try:
+            deadline = time.monotonic() + 60
+            while not socket.exists():
+                assert time.monotonic() < deadline, (home / "log").read_text()
+                time.sleep(0.1)
+            yield new_database
+        finally:
+            server.terminate()
+            server.wait(30)
+            shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def mariadb(mariadb_server: Callable[[], URL]) -> URL:
+    """An empty database on a real MariaDB."""
+    return mariadb_server()
 
 
 @pytest.fixture

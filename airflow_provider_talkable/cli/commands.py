@@ -147,7 +147,7 @@ def _row(result: RefundResult) -> dict[str, Any]:
         "origin_slug": result.origin_slug,
         "outcome": result.outcome.value,
         "http_status": result.http_status,
-        "ad_rewarded": result.ad_rewarded,
+        "late": result.late,
         "error_message": result.error_message,
     }
 
@@ -167,7 +167,7 @@ def _as_dict(stands: Standing) -> dict[str, Any]:
 def _print_standing(out: TextIO, stands: Standing) -> None:
     _print_table(out, [{"event": event, "refunds": count} for event, count in stands.events.items()])
     print(f"Refunds: {stands.refunds}, of which {stands.failed} failed", file=out)
-    print(f"Too late, the advocate had been rewarded: {stands.rewarded}\n", file=out)
+    print(f"Too late, the advocate had been paid: {stands.rewarded}\n", file=out)
     if stands.failures:
         _print_table(out, _as_dict(stands)["failures"])
         if stands.failed > len(stands.failures):

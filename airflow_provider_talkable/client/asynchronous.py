@@ -12,6 +12,7 @@ from typing import TypeVar
 from tenacity import AsyncRetrying
 
 from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.endings import Endings
 from airflow_provider_talkable.client.pacing import Pacer
 from airflow_provider_talkable.client.retries import Attempts, RetryPolicy
 from airflow_provider_talkable.client.transport import Transport
@@ -21,7 +22,12 @@ from airflow_provider_talkable.protocol.answers import (
     read_referral_update,
     read_referrals,
 )
-from airflow_provider_talkable.protocol.errors import TalkableError, TalkableThrottled
+from airflow_provider_talkable.protocol.errors import (
+    TalkableAccessDenied,
+    TalkableAuthError,
+    TalkableError,
+    TalkableThrottled,
+)
 from airflow_provider_talkable.protocol.origins import read_refund_of
 from airflow_provider_talkable.protocol.referrals import (
     JsonObject,
@@ -68,7 +74,7 @@ class AsyncTalkableClient:
         self._new_pacer = new_pacer
         self._sleep = sleep or self._wait
         self._gates: dict[str, _Gate] = {}
-        self._stopped: TalkableError | None = None
+        self._endings = Endings()
 
     @property
     def requests(self) -> Counter[str]:
@@ -89,16 +95,33 @@ class AsyncTalkableClient:
     @property
     def stopped(self) -> TalkableError | None:
         """Why nothing more is sent, if so."""
-        return self._stopped
+        return self._endings.of_all
+
+    @property
+    def denied_sites(self) -> dict[str, TalkableError]:
+        """The sites that Talkable denies the key, and the error that each ended in."""
+        return dict(self._endings.of_sites)
 
     def stop(self, error: TalkableError) -> None:
         """Send nothing from now on; what waits for its place or for another attempt ends at once.
 
         :param error: Why. What was not tried ends in it.
         """
-        if self._stopped is None:
-            self._stopped = error
+        if self.stopped is None:
+            self._endings.of_all = error
             self._stopping.set_result(None)
+
+    def end_for(self, error: TalkableError, site_slug: str, origin_slug: str) -> None:
+        """Send nothing more that has to end like a request that was refused.
+
+        :param error: What it ended in: after a refused key nothing is sent, after a denied access nothing
+            for its site, after anything else all goes on.
+        :param origin_slug: The order that it was about.
+        """
+        if isinstance(error, TalkableAccessDenied):
+            self._endings.deny(site_slug, origin_slug, error)
+        elif isinstance(error, TalkableAuthError):
+            self.stop(error)
 
     def cut_short(self, error: TalkableError) -> None:
         """Stop, and end what is on the wire without waiting for its answers.
@@ -127,7 +150,7 @@ class AsyncTalkableClient:
         try:
             response, answer = await self._send(request, read, attempts, site_slug=refund.site_slug)
         except TalkableError as error:
-            if attempts.count == 0 and error is self._stopped:
+            if attempts.count == 0 and error is self._endings.of(refund.site_slug):
                 return RefundResult.not_tried(refund, error)
             return RefundResult.from_error(refund, error, attempts=attempts.count)
         return RefundResult.from_answer(refund, answer, http_status=response.status, attempts=attempts.count)
@@ -186,7 +209,7 @@ class AsyncTalkableClient:
         """Exchange once, and let the site's pacer know what came of it."""
         sent_at = gate.pacer.clock() if gate else 0.0
         try:
-            answered = await self._transport.exchange(request, partial(self._read, read))
+            answered = await self._exchange_by_either(request, partial(self._read, read))
         except TalkableError as error:
             self.throttled += isinstance(error, TalkableThrottled)
             if gate:
@@ -196,25 +219,45 @@ class AsyncTalkableClient:
             gate.accepted(sent_at)
         return answered
 
+    async def _exchange_by_either(
+        self, request: Request, read: Callable[[Response], T]
+    ) -> tuple[Response, T]:
+        """Exchange once, and once more by the other scheme if there is one and the key was refused."""
+        keys = self.config.key_scheme
+        scheme = keys.current
+        try:
+            return await self._transport.exchange(request, read, scheme)
+        except TalkableError as error:
+            other = keys.other_after(error.http_status, scheme)
+            if other is None or self.stopped:
+                raise
+        try:
+            answered = await self._transport.exchange(request, read, other)
+        except TalkableError as error:
+            keys.learn(error.http_status, other, of=self.config.base_url)
+            raise
+        keys.learn(answered[0].status, other, of=self.config.base_url)
+        return answered
+
     async def _take_place(self, site_slug: str, attempts: Attempts) -> _Gate | None:
         """Wait until the site's pacer lets the next request through.
 
         :raises TalkableError: if there is to be no next request.
         """
         if self._new_pacer is None:
-            attempts.go_on_unless(self._stopped)
+            attempts.go_on_unless(self._endings.of(site_slug))
             return None
         gate = self._gates.get(site_slug)
         if gate is None:
             gate = self._gates[site_slug] = _Gate(self._new_pacer())
-        attempts.go_on_unless(self._stopped or gate.exhausted)
+        attempts.go_on_unless(self._endings.of(site_slug) or gate.exhausted)
         if not gate.queue.locked() and gate.pacer.seconds_to_wait() <= 0:
             return gate
         # One at a time, in the order of asking: who asks again after a 429 does not overtake.
         async with gate.queue:
             while (wait := gate.pacer.seconds_to_wait()) > 0:
                 await self._wait(wait)
-                attempts.go_on_unless(self._stopped or gate.exhausted)
+                attempts.go_on_unless(self._endings.of(site_slug) or gate.exhausted)
             return gate
 
     async def _wait(self, seconds: float) -> None:

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
 from airflow_provider_talkable import __version__
+from airflow_provider_talkable.client.auth import KeyScheme
 from airflow_provider_talkable.client.environment import (
     Proxy,
     certificates_for,
@@ -25,6 +26,7 @@ DEFAULT_HOST = "https://www.talkable.com"
 DEFAULT_TIMEOUT = 30.0
 USER_AGENT = f"airflow-provider-talkable/{__version__}"
 
+_AUTO = "auto"
 _PRINTABLE = re.compile(r"[\x21-\x7e]+", re.ASCII)
 _PATH = re.compile(r"([A-Za-z0-9._~!$&'()*+,;=:@/-]|%[0-9A-Fa-f]{2})*", re.ASCII)  # RFC 3986, 3.3
 _SHORTEST_KEY = 8
@@ -36,7 +38,7 @@ class ClientConfig:
 
     :param base_url: Scheme, host, port and path prefix, without a trailing slash.
     :param api_key: The Talkable API key.
-    :param auth_scheme: How the key is sent.
+    :param auth_scheme: How the key is sent; ``None``: Basic, and after a 401 Bearer.
     :param timeout: Seconds to wait for a connection, and again for an answer.
     :param site_slug: The Talkable site id of refunds that name none.
     :param certificates: The certificates to trust; ``None`` where no TLS is spoken.
@@ -45,7 +47,7 @@ class ClientConfig:
 
     base_url: str
     api_key: str = field(repr=False)
-    auth_scheme: AuthScheme = AuthScheme.BASIC
+    auth_scheme: AuthScheme | None = None
     timeout: float = DEFAULT_TIMEOUT
     site_slug: str | None = None
     certificates: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
@@ -94,10 +96,14 @@ class ClientConfig:
         """The same with another auth scheme."""
         return replace(self, auth_scheme=auth_scheme)
 
-    @property
-    def authorization(self) -> str:
+    @cached_property
+    def key_scheme(self) -> KeyScheme:
+        """How the key is sent, which all clients of this configuration learn together."""
+        return KeyScheme(self.auth_scheme)
+
+    def authorization(self, scheme: AuthScheme) -> str:
         """The value of the Authorization header."""
-        return self.auth_scheme.authorization(self.api_key)
+        return scheme.authorization(self.api_key)
 
     @cached_property
     def redaction(self) -> Redaction:
@@ -184,11 +190,13 @@ def _api_key(key: str) -> str:
     return key
 
 
-def _auth_scheme(name: str) -> AuthScheme:
+def _auth_scheme(name: str) -> AuthScheme | None:
+    if name.lower() in ("", _AUTO):
+        return None
     try:
-        return AuthScheme(name.lower() or AuthScheme.BASIC)
+        return AuthScheme(name.lower())
     except ValueError:
-        raise InvalidConnection(f"auth_scheme={name!r}: give 'basic' or 'bearer'") from None
+        raise InvalidConnection(f"auth_scheme={name!r}: give 'auto', 'basic' or 'bearer'") from None
 
 
 def _timeout(text: str) -> float:

@@ -9,8 +9,8 @@ from typing import Protocol, TypeVar
 
 from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
 from airflow_provider_talkable.client.friends import Friends
+from airflow_provider_talkable.client.voids import Voids
 from airflow_provider_talkable.protocol.errors import (
-    TalkableAuthError,
     TalkableError,
 )
 from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralResult, ReferralUpdate
@@ -37,18 +37,24 @@ class RefundErrand:
     """Refunds.
 
     :param fetch_referral: Ask for the referral where the answer carries the origin instead.
+    :param void_referral: Void the referral of whole refunds that Talkable has, which tells of it as well.
     """
 
-    def __init__(self, *, fetch_referral: bool = False) -> None:
+    def __init__(self, *, fetch_referral: bool = False, void_referral: bool = False) -> None:
         self._fetch_referral = fetch_referral
+        self._void_referral = void_referral
+        self._voids: Voids | None = None
         self._friends: Friends | None = None
 
     async def run(self, client: AsyncTalkableClient, request: Refund) -> RefundResult:
         """Refund, and complete the answer; with a key that is refused no other request can succeed."""
         result = await client.refund(request)
-        if isinstance(result.error, TalkableAuthError):
-            client.stop(result.error)
-        if not self._fetch_referral or result.origin is None or result.tells_referral:
+        if result.error is not None:
+            client.end_for(result.error, request.site_slug, request.origin_slug)
+        if self._void_referral:
+            self._voids = self._voids or Voids(client)
+            result = await self._voids.complete(request, result)
+        if not self._fetch_referral or result.origin is None or result.tells_referral or result.void_outcome:
             return result
         self._friends = self._friends or Friends(client)
         try:
@@ -74,8 +80,7 @@ class ReferralErrand:
         try:
             return ReferralResult.from_answer(request, await client.update_referral(request))
         except TalkableError as error:
-            if isinstance(error, TalkableAuthError):
-                client.stop(error)
+            client.end_for(error, request.site_slug, request.origin_slug)
             return ReferralResult.from_error(request.origin_slug, error)
 
     def not_tried(self, request: ReferralUpdate, error: TalkableError) -> ReferralResult:

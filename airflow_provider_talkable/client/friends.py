@@ -14,7 +14,7 @@ from airflow_provider_talkable.protocol.errors import (
     TalkableError,
     TalkablePersonNotFound,
 )
-from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralStatus, referral_of_origin
+from airflow_provider_talkable.protocol.referrals import FINAL, JsonObject, referral_of_origin
 
 log = logging.getLogger(__name__)
 
@@ -42,41 +42,41 @@ class Friends:
     async def referral_of(self, site_slug: str, origin: JsonObject, *, since: float) -> JsonObject | None:
         """The referral that an origin belongs to, if it belongs to one.
 
-        :param origin: Talkable's origin, with its ``id`` and the friend's ``email``.
+        :param origin: Talkable's origin, with its ``id`` and the friend's ``email`` or ``customer_id``.
         :param since: When the origin was last changed, in seconds of :func:`time.monotonic`: an answer
             from before will do only if it says what cannot change any more.
         :raises TalkableError: if Talkable does not tell.
         """
-        email = origin.get("email")
-        if not isinstance(email, str) or not email or origin.get("id") is None:
-            raise TalkableError("the origin comes without the friend's e-mail address or its own id")
+        person = _person_of(origin)
+        if person is None or origin.get("id") is None:
+            raise TalkableError("the origin comes without its own id, or the friend's e-mail address or id")
         origin_id = origin["id"]
-        friend = self._friend(site_slug, email)
+        friend = self._friend(site_slug, person)
         # One question at a time: who waits here is often answered by what another one has asked.
         async with friend.asking:
             if friend.asked_at < since:
                 known = referral_of_origin(friend.referrals, origin_id)
                 if friend.asked_at < 0 or not (known is None or _is_over(known)):
-                    await self._ask(friend, site_slug, email)
+                    await self._ask(friend, site_slug, person)
         return referral_of_origin(friend.referrals, origin_id)
 
-    async def referrals(self, site_slug: str, email: str) -> list[JsonObject]:
+    async def referrals(self, site_slug: str, person: str) -> list[JsonObject]:
         """All referrals of a friend, while nothing is being changed.
 
         :raises TalkableError: if Talkable does not tell.
         """
-        friend = self._friend(site_slug, email)
+        friend = self._friend(site_slug, person)
         async with friend.asking:
             if friend.asked_at < 0:
-                await self._ask(friend, site_slug, email)
+                await self._ask(friend, site_slug, person)
         return friend.referrals
 
-    async def _ask(self, friend: _Friend, site_slug: str, email: str) -> None:
+    async def _ask(self, friend: _Friend, site_slug: str, person: str) -> None:
         if refused := self._refused.get(site_slug):
             raise refused
         asked_at = time.monotonic()
         try:
-            friend.referrals = await self._client.referrals_as_friend(site_slug, email)
+            friend.referrals = await self._client.referrals_as_friend(site_slug, person)
         except TalkablePersonNotFound:
             friend.referrals = []
         except TalkableAuthError as error:
@@ -86,13 +86,22 @@ class Friends:
             raise
         friend.asked_at = asked_at
 
-    def _friend(self, site_slug: str, email: str) -> _Friend:
-        friend = self._friends.setdefault((site_slug, email), _Friend())
+    def _friend(self, site_slug: str, person: str) -> _Friend:
+        friend = self._friends.setdefault((site_slug, person), _Friend())
         if len(self._friends) > _REMEMBERED:
             self._friends.popitem(last=False)
         return friend
 
 
+def _person_of(origin: JsonObject) -> str | None:
+    """Whatever Talkable takes for the friend in a path."""
+    for name in ("email", "customer_id"):
+        person = origin.get(name)
+        if isinstance(person, str | int) and not isinstance(person, bool) and str(person).strip():
+            return str(person)
+    return None
+
+
 def _is_over(referral: JsonObject) -> bool:
     """Whether nothing of it can change any more."""
-    return referral.get("ad_rewarded") is True or referral.get("status") == ReferralStatus.VOIDED
+    return referral.get("status") in FINAL

@@ -73,9 +73,9 @@ class TalkableClient:
 
     def referrals_as_friend(self, site_slug: str, person: str) -> list[JsonObject]:
         """The referrals in which a person is the friend:
-        ``GET /api/v2/people/<email>/referrals_as_friend``; changes nothing.
+        ``GET /api/v2/people/<person_slug>/referrals_as_friend``; changes nothing.
 
-        :param person: The friend's e-mail address.
+        :param person: The friend's e-mail address, phone number (E.164), customer id or user name.
         :raises TalkablePersonNotFound: if Talkable does not know that person.
         :raises TalkableError: the one that fits what else went wrong.
         """

@@ -22,7 +22,7 @@ from airflow_provider_talkable.client import failures
 from airflow_provider_talkable.client.config import USER_AGENT, ClientConfig
 from airflow_provider_talkable.protocol.answers import Response
 from airflow_provider_talkable.protocol.errors import TalkableConnectionError, TalkableProtocolError
-from airflow_provider_talkable.protocol.wire import Request
+from airflow_provider_talkable.protocol.wire import AuthScheme, Request
 
 T = TypeVar("T")
 
@@ -52,8 +52,6 @@ class Transport:
         """How many requests were sent, by method."""
         self._config = config
         self._under_way: set[_Exchange] = set()
-        # With the request and never with the session, whose headers aiohttp shows to proxies.
-        self._authorization = {"Authorization": config.authorization}
 
     async def __aenter__(self) -> Transport:
         self._opened = AsyncExitStack()
@@ -66,13 +64,16 @@ class Transport:
         self._timer.cancel()
         await self._opened.aclose()
 
-    async def exchange(self, request: Request, read: Callable[[Response], T]) -> tuple[Response, T]:
+    async def exchange(
+        self, request: Request, read: Callable[[Response], T], scheme: AuthScheme
+    ) -> tuple[Response, T]:
         """Send a request, and return the answer and what it says.
 
         It takes the timeout at most to get a connection, and again to send and to read the answer.
 
         :param read: Says what an answer says. Where it raises :class:`TalkableProtocolError` the connection
             ends: who gave that answer may give the next one too.
+        :param scheme: How to send the key.
         :raises TalkableConnectionError: if no complete answer came, saying whether the request may have
             been read.
         :raises TalkableError: what ``read`` raises.
@@ -81,7 +82,7 @@ class Transport:
         _current.set(exchange)
         self._under_way.add(exchange)
         try:
-            return await self._send(request, read)
+            return await self._send(request, read, scheme)
         except TalkableProtocolError:
             exchange.hang_up()
             raise
@@ -120,17 +121,24 @@ class Transport:
             max_field_size=_LONGEST_LINE,
         )
 
-    async def _send(self, request: Request, read: Callable[[Response], T]) -> tuple[Response, T]:
+    async def _send(
+        self, request: Request, read: Callable[[Response], T], scheme: AuthScheme
+    ) -> tuple[Response, T]:
+        config = self._config
         session = self._kept if request.repeatable else self._single
+        # With the request and never with the session, whose headers aiohttp shows to proxies.
+        authorization = {"Authorization": config.authorization(scheme)}
         async with session.request(
             request.method,
             # Already encoded: yarl would decode what need not be encoded and encode it its own way.
-            URL(self._config.base_url + request.path, encoded=True),
+            URL(config.base_url + request.path, encoded=True),
             data=request.body,
-            headers=self._authorization | _headers(request),
+            headers=authorization | _headers(request),
             allow_redirects=False,
         ) as answer:
-            response = Response.received(answer.status, await _read_body(answer), answer.headers)
+            response = Response.received(
+                answer.status, await _read_body(answer), answer.headers, base_url=config.base_url
+            )
             return response, read(response)
 
 

@@ -12,7 +12,12 @@ from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.get_provider_info import get_provider_info
-from airflow_provider_talkable.protocol.errors import InvalidConnection, TalkableAuthError, TalkableError
+from airflow_provider_talkable.protocol.errors import (
+    InvalidConnection,
+    TalkableAccessDenied,
+    TalkableAuthError,
+    TalkableError,
+)
 from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralResult, ReferralUpdate
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
@@ -87,6 +92,7 @@ class TalkableHook(BaseHook):
         *,
         refunded_at: object = None,
         refund_subtotal: object = None,
+        order_subtotal: object = None,
         site_slug: str | None = None,
     ) -> RefundResult:
         """Refund one origin: ``POST /api/v2/origins/<origin_slug>/refund``.
@@ -94,6 +100,7 @@ class TalkableHook(BaseHook):
         :param origin_slug: An order number, or ``event_category:event_number``.
         :param refunded_at: ISO 8601 text, a datetime (naive is UTC) or a date.
         :param refund_subtotal: The refunded part in the shop's currency; ``None`` refunds it all.
+        :param order_subtotal: The order's whole subtotal; a ``refund_subtotal`` that reaches it refunds all.
         :param site_slug: The Talkable site id; default: the hook's.
         :return: A result whose outcome is ``refunded`` or ``already_refunded``.
         :raises InvalidRefund: if the input makes no refund; nothing was sent then.
@@ -104,26 +111,29 @@ class TalkableHook(BaseHook):
             site_slug=self.site_slug if site_slug is None else site_slug,
             refunded_at=refunded_at,
             refund_subtotal=refund_subtotal,
+            order_subtotal=order_subtotal,
         )
         result = self.get_conn().refund(refund)
         result.raise_for_outcome()
         return result
 
     def refund_many(
-        self, refunds: Iterable[Refund], *, fetch_referral: bool = False
+        self, refunds: Iterable[Refund], *, fetch_referral: bool = False, void_referral: bool = False
     ) -> Iterator[RefundResult]:
         """Send refunds, several at a time, and yield what became of each, in the same order.
 
         It begins gently and learns from Talkable's 429s how fast the site takes them. No refund
-        stops the others; only a refused API key does: those after it are ``aborted``.
+        stops the others; only a refused API key does: those after it are ``aborted``. Where Talkable
+        denies the key one site, those of that site are.
 
         :param refunds: Taken one by one, as there is room for them.
         :param fetch_referral: Ask for the referral where Talkable answers a refund with the origin alone.
+        :param void_referral: Void the referral of whole refunds that Talkable has; it then asks nothing else.
         """
         from airflow_provider_talkable.client.concurrent import send_many
         from airflow_provider_talkable.client.errands import RefundErrand
 
-        errand = RefundErrand(fetch_referral=fetch_referral)
+        errand = RefundErrand(fetch_referral=fetch_referral, void_referral=void_referral)
         return send_many(self.get_conn().config, self.policy, self.pace, errand, refunds)
 
     def update_referral(
@@ -156,9 +166,9 @@ class TalkableHook(BaseHook):
 
     def referrals_as_friend(self, person: str, *, site_slug: str | None = None) -> list[JsonObject]:
         """The referrals in which a person is the friend, the one who bought:
-        ``GET /api/v2/people/<email>/referrals_as_friend``.
+        ``GET /api/v2/people/<person_slug>/referrals_as_friend``.
 
-        :param person: The friend's e-mail address.
+        :param person: The friend's e-mail address, phone number (E.164), customer id or user name.
         :param site_slug: The Talkable site id; default: the hook's.
         :raises InvalidConnection: if neither names a site.
         :raises TalkablePersonNotFound: if Talkable does not know that person.
@@ -178,7 +188,7 @@ class TalkableHook(BaseHook):
     def test_connection(self) -> tuple[bool, str]:
         """Ask for the site's campaigns, which needs a valid key and changes nothing.
 
-        When the key is refused, the other auth scheme is tried once.
+        When the key is refused by the auth scheme that the connection names, the other one is tried once.
 
         :return: Whether the connection works as it is, and a sentence for the person who asked.
         """
@@ -220,7 +230,8 @@ class TalkableHook(BaseHook):
 class TalkableAsyncHook(BaseHook):
     """The asynchronous twin of :class:`TalkableHook`, for triggers.
 
-    The connection is looked up, and sessions are opened, with each call.
+    The connection is looked up, and sessions are opened, with each call. What a connection's host was found
+    to take the key by is remembered.
 
     :param talkable_conn_id: The connection's id.
     :param site_slug: The Talkable site id of refunds that name none; default: the connection's.
@@ -245,6 +256,7 @@ class TalkableAsyncHook(BaseHook):
         self.talkable_conn_id = talkable_conn_id
         self._site_slug = site_slug
         self._policy = RetryPolicy(max_attempts, throttle_patience)
+        self._config: ClientConfig | None = None
 
     async def refund(
         self,
@@ -252,6 +264,7 @@ class TalkableAsyncHook(BaseHook):
         *,
         refunded_at: object = None,
         refund_subtotal: object = None,
+        order_subtotal: object = None,
         site_slug: str | None = None,
     ) -> RefundResult:
         """Refund one origin; see :meth:`TalkableHook.refund`."""
@@ -261,6 +274,7 @@ class TalkableAsyncHook(BaseHook):
             site_slug=site_slug or self._site_slug or made.config.site_slug,
             refunded_at=refunded_at,
             refund_subtotal=refund_subtotal,
+            order_subtotal=order_subtotal,
         )
         async with made as client:
             result = await client.refund(refund)
@@ -299,6 +313,10 @@ class TalkableAsyncHook(BaseHook):
         connection = await get_async_connection(self.talkable_conn_id)
         # To read the extra, Airflow before 3.3.2 calls its supervisor, which it cannot on the event loop.
         config = await sync_to_async(config_of)(connection)
+        if self._config is None or config != self._config:
+            # Otherwise the one that knows already how the key is sent.
+            self._config = config
+        config = self._config
         return AsyncTalkableClient(config, self._policy)
 
 
@@ -341,7 +359,11 @@ def _about(conn_id: str) -> str:
 def _try_key(config: ClientConfig, site_slug: str) -> tuple[bool, str]:
     try:
         campaigns = _ask_once(config, site_slug)
+    except TalkableAccessDenied as denied:
+        return False, str(denied)
     except TalkableAuthError as refused:
+        if config.auth_scheme is None:
+            return False, f"{refused}; basic and bearer are both refused"
         other = config.with_auth_scheme(config.auth_scheme.other)
         try:
             _ask_once(other, site_slug)
@@ -355,7 +377,7 @@ def _try_key(config: ClientConfig, site_slug: str) -> tuple[bool, str]:
         )
     return True, (
         f"{config.base_url} accepts the API key for site {site_slug} with auth_scheme "
-        f"{config.auth_scheme}; campaigns: {len(campaigns)}"
+        f"{config.key_scheme.current}; campaigns: {len(campaigns)}"
     )
 
 

@@ -54,7 +54,7 @@ class EarlierTries:
         """Note what became of a refund."""
         if self._store is None:
             return
-        if result.outcome.is_success:
+        if result.outcome.is_success or result.outcome is Outcome.NOT_COUNTED:
             kept = result.redacted() if self._redact_people else result
             self._store.set(_key(refund), kept.as_dict())
         elif refund.is_partial and result.outcome is not Outcome.UNCONFIRMED:

@@ -27,11 +27,11 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
     The query says which refunds, and of which period: it has the columns of the sync's query, and may
     have ``email`` (who bought) and ``currency`` (of the shop). What can be wrong with a refund:
 
-    - ``missing``: the ledger does not know it, or Talkable shows its referral as pending still.
+    - ``missing``: the ledger does not know it, or Talkable shows its referral as pending or flagged still.
     - ``unsettled``: the ledger does not know what became of it.
-    - ``refused``: it makes no refund, or Talkable rejected it.
-    - ``different``: Talkable was told another amount, date or order.
-    - ``rewarded``: the whole order was refunded, and its advocate has been rewarded.
+    - ``refused``: it makes no refund, or Talkable rejected it or has not counted it.
+    - ``different``: Talkable was told another amount, date or order, or counts another amount.
+    - ``rewarded``: the whole order was refunded, and its advocate has been paid.
 
     An order that Talkable never saw is in order: nobody is rewarded for it.
 
@@ -46,6 +46,8 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
     :param max_discrepancies: The task fails if there are more; ``None``: it does not.
     :param max_rewards: The task fails if the advocates of refunded orders were paid more, in any one
         currency; ``None``: it does not. Needs ``ask_talkable``.
+    :param max_unknown: The task fails if Talkable was asked, and of more refunds it cannot be told whether
+        they are in order; ``None``: it does not.
     :param kwargs: ``sql``, ``sql_conn_id``, ``parameters``, ``site_slug``, ``talkable_conn_id``,
         ``ledger_conn_id``, ``ledger_table``, ``ledger_schema``, ``throttle_patience``,
         ``max_attempts``, ``max_in_flight``, ``initial_rate``, ``max_rate``: see
@@ -66,10 +68,15 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
         report_table: str = "talkable_refund_discrepancies",
         max_discrepancies: int | None = 0,
         max_rewards: float | None = None,
+        max_unknown: int | None = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value in (("max_discrepancies", max_discrepancies), ("max_rewards", max_rewards)):
+        for name, value in (
+            ("max_discrepancies", max_discrepancies),
+            ("max_rewards", max_rewards),
+            ("max_unknown", max_unknown),
+        ):
             if value is not None and value < 0:
                 raise ValueError(f"{name}={value!r}: give 0 or more, or None")
         if max_rewards is not None and not ask_talkable:
@@ -78,6 +85,7 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
         self.report_table = report_table
         self.max_discrepancies = max_discrepancies
         self.max_rewards = max_rewards
+        self.max_unknown = max_unknown
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare, write the report, push the summary, and fail if too much is wrong."""
@@ -140,6 +148,12 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
             raise TalkableError(
                 f"{wrong} discrepancies among {summary.refunds} refunds ({tally}), more than "
                 f"max_discrepancies={self.max_discrepancies} allows; the table {self.report_table} has them"
+            )
+        if self.max_unknown is not None and summary.unknown > self.max_unknown:
+            raise TalkableError(
+                f"Of {summary.unknown} refunds it cannot be told whether they are in order, more than "
+                f"max_unknown={self.max_unknown} allows; give each row its email, and sync with "
+                "void_referral=True or fetch_referral=True"
             )
         for currency, amount in summary.rewards.items():
             if self.max_rewards is not None and amount > Decimal(str(self.max_rewards)):

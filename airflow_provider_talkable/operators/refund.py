@@ -19,6 +19,7 @@ from airflow_provider_talkable.protocol.errors import (
 )
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.refund import Refund
+from airflow_provider_talkable.protocol.refusals import OtherRefund, outcome_of_refusal
 from airflow_provider_talkable.protocol.results import RefundResult
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class TalkableRefundOperator(BaseOperator):
     ``return_value`` if the task succeeds, under the key ``results`` always. One refund gives one
     dictionary, a list of refunds gives a list in the same order::
 
-        {"origin_slug", "outcome", "referral", "origin", "http_status", "error_message", "attempts"}
+        {"origin_slug", "outcome", "referral", "origin", "late", "http_status", "error_message", "attempts",
+         "void_outcome"}
 
     On Airflow 3.3 or newer a task retry leaves alone what an earlier try has settled; before, it sends full
     refunds again and leaves partial ones ``unconfirmed``.
@@ -51,7 +53,8 @@ class TalkableRefundOperator(BaseOperator):
     :param origin_slug: An order number, ``event_category:event_number``, or a list of those.
     :param refunds: Instead of ``origin_slug``: a mapping, or a list of mappings and slugs. The keys
         of a mapping are ``origin_slug``, or ``order_number``, or ``event_category`` with
-        ``event_number``; optional ``refunded_at``, ``refund_subtotal``, ``site_slug``.
+        ``event_number``; optional ``refunded_at``, ``refund_subtotal``, ``order_subtotal`` (an amount that
+        reaches it refunds the whole order), ``site_slug``.
     :param refunded_at: When the origins in ``origin_slug`` were refunded: ISO 8601 text, a datetime
         (naive is UTC) or a date.
     :param refund_subtotal: For one ``origin_slug``: the refunded part, in the shop's currency.
@@ -60,6 +63,8 @@ class TalkableRefundOperator(BaseOperator):
     :param talkable_conn_id: The Talkable connection.
     :param fail_on: The outcomes that fail the task; default: those that lost something.
     :param fetch_referral: Ask for the referral where Talkable answers a refund with the order alone.
+    :param void_referral: Void the referral of each whole refund that Talkable has, which answers with the
+        referral as well: then nothing else is asked. Whatever becomes of it, the refund's outcome stays.
     :param redact_people: Leave names, e-mail addresses, phone numbers and IP addresses out of XCom.
     :raises InvalidRefund: if what rendered is no refund and no list; nothing was sent then.
     :raises TalkableError: after everything was tried, if an outcome is among ``fail_on``: the class
@@ -92,6 +97,7 @@ class TalkableRefundOperator(BaseOperator):
         talkable_conn_id: str = "talkable_default",
         fail_on: Iterable[Outcome | str] = LOSSES,
         fetch_referral: bool = False,
+        void_referral: bool = False,
         redact_people: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -106,6 +112,7 @@ class TalkableRefundOperator(BaseOperator):
             Outcome(name) for name in ([fail_on] if isinstance(fail_on, str) else fail_on)
         )
         self.fetch_referral = fetch_referral
+        self.void_referral = void_referral
         self.redact_people = redact_people
 
     def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:
@@ -122,7 +129,7 @@ class TalkableRefundOperator(BaseOperator):
             self._base_url = hook.get_conn().config.base_url
         batch = _Batch(refunds, EarlierTries(context, redact_people=self.redact_people))
         try:
-            batch.send(hook, fetch_referral=self.fetch_referral)
+            batch.send(hook, fetch_referral=self.fetch_referral, void_referral=self.void_referral)
         finally:
             # Whatever ends the sending, a timeout of Airflow's included, what was learned is kept.
             results = batch.results()
@@ -181,6 +188,10 @@ class TalkableRefundOperator(BaseOperator):
             return RefundResult.invalid(row, error)
 
 
+# Talkable has these, or may have them.
+_TAKEN = (Outcome.REFUNDED, Outcome.UNCONFIRMED)
+
+
 class _Batch:
     """Refunds on their way: equal ones are sent once, and every one ends in a result."""
 
@@ -190,7 +201,7 @@ class _Batch:
         self._answers: dict[Refund, RefundResult] = {}
         self._on_their_way: set[Refund] = set()
 
-    def send(self, hook: TalkableHook, *, fetch_referral: bool) -> None:
+    def send(self, hook: TalkableHook, *, fetch_referral: bool, void_referral: bool) -> None:
         """Send what no earlier try has settled."""
         pending = []
         for refund in dict.fromkeys(r for r in self._refunds if isinstance(r, Refund)):
@@ -201,10 +212,34 @@ class _Batch:
         if self._answers:
             log.info("Not sent again after an earlier try of this task: %d", len(self._answers))
         if pending:
-            results = hook.refund_many(self._send_off(pending), fetch_referral=fetch_referral)
+            results = hook.refund_many(
+                self._send_off(pending), fetch_referral=fetch_referral, void_referral=void_referral
+            )
             for refund, result in zip(pending, results, strict=True):
                 self._answers[refund] = result
                 self._tries.keep(refund, result)
+        for refund, result in self._judged().items():
+            self._answers[refund] = result
+            self._tries.keep(refund, result)
+
+    def _judged(self) -> dict[Refund, RefundResult]:
+        """Refusals that mean something else, now that what became of the order's other refunds is known."""
+        changed: dict[Refund, RefundResult] = {}
+        orders: dict[tuple[str, str], list[Refund]] = {}
+        for refund in self._answers:
+            orders.setdefault((refund.site_slug, refund.origin_slug), []).append(refund)
+        for refund, result in self._answers.items():
+            if result.outcome not in (Outcome.ALREADY_REFUNDED, Outcome.NOT_COUNTED):
+                continue
+            others = [
+                OtherRefund(not other.is_partial, self._answers[other].outcome is Outcome.REFUNDED)
+                for other in orders[refund.site_slug, refund.origin_slug]
+                if other != refund and self._answers[other].outcome in _TAKEN
+            ]
+            outcome = outcome_of_refusal(is_whole=not refund.is_partial, others=others)
+            if outcome is not result.outcome:
+                changed[refund] = result.refused_as(outcome)
+        return changed
 
     def results(self) -> list[RefundResult]:
         """A result for each refund, in order, also for those that were not sent."""

@@ -10,6 +10,7 @@ from airflow_provider_talkable.protocol.errors import (
     InvalidRefund,
     TalkableAuthError,
     TalkableError,
+    TalkableNotCounted,
     TalkableRejected,
 )
 
@@ -21,14 +22,14 @@ except ImportError as error:
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-_HOPELESS = (InvalidConnection, InvalidRefund, TalkableAuthError, TalkableRejected)
+_HOPELESS = (InvalidConnection, InvalidRefund, TalkableAuthError, TalkableNotCounted, TalkableRejected)
 
 
 class TalkableRetryPolicy(RetryPolicy):
     """Spares the retries that cannot help, and lets a throttled task come back when it is worth it.
 
     - A refused key, a connection that cannot be used, input that makes no refund, and what Talkable
-      rejected fail the task at once: somebody has to mend something first.
+      rejected fail the task at once: somebody has to fix something first.
     - A task that Talkable throttled, or told when to come back, is tried again after the pause that its
       pacer had reached, instead of after ``retry_delay``.
     - Everything else follows the task's ``retries`` and ``retry_delay``. They bound the second kind too.

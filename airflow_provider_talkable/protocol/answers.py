@@ -11,13 +11,13 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
 from airflow_provider_talkable.protocol.errors import (
-    TalkableAlreadyRefunded,
+    TalkableAccessDenied,
     TalkableAuthError,
-    TalkableError,
     TalkableOriginNotFound,
     TalkablePersonNotFound,
     TalkableProtocolError,
@@ -26,37 +26,19 @@ from airflow_provider_talkable.protocol.errors import (
     TalkableServerError,
     TalkableThrottled,
 )
+from airflow_provider_talkable.protocol.meanings import final_status_in, meaning, says_no_referral
 from airflow_provider_talkable.protocol.referrals import FINAL, JsonObject
+from airflow_provider_talkable.protocol.rewards import decimal_of
 
 _MAX_MESSAGE = 500
+_MAX_SERVER = 60
 
-_Meanings = tuple[tuple[re.Pattern[str], type[TalkableError]], ...]
-
-
-def _meanings(*pairs: tuple[str, type[TalkableError]]) -> _Meanings:
-    return tuple((re.compile(words, re.IGNORECASE | re.DOTALL), error) for words, error in pairs)
-
-
-# By meaning-bearing words: the sentences around them have changed before. The first match decides.
-_OF_AN_ORIGIN = _meanings(
-    (r"\balready\s+(been\s+)?(fully\s+)?refunded\b", TalkableAlreadyRefunded),
-    (r"\b(was|been|is)\s+refunded\s+already\b", TalkableAlreadyRefunded),
-    (r"\bno\s+origin\b.*\bfound\b", TalkableOriginNotFound),
-    (r"\borigin\b.*(\bnot\s+found\b|\bnot\s+exist\b|n't\s+exist\b)", TalkableOriginNotFound),
-    (r"\bno\s+person\b.*\bfound\b", TalkablePersonNotFound),
-    (r"\bperson\b.*(\bnot\s+found\b|\bnot\s+exist\b|n't\s+exist\b)", TalkablePersonNotFound),
-)
-_NO_REFERRAL = re.compile(
-    r"\bno\s+referral\b|\breferral\b.*(\bnot\s+found\b|\bnot\s+exist\b|n't\s+exist\b)",
-    re.IGNORECASE | re.DOTALL,
-)
-_FINAL_ALREADY = re.compile(rf"\b(?:already|from)\s+(?:been\s+)?({'|'.join(FINAL)})\b", re.IGNORECASE)
-# A 200 that says ok: false carries in words what its status should have said.
-_OF_A_STATUS = _meanings(
-    (r"\bapi[ _]key\b|\bunauthori[sz]ed\b|\bnot authori[sz]ed\b|\baccess denied\b", TalkableAuthError),
-    (r"\btoo many requests\b|\brate limit|\bthrottl", TalkableThrottled),
-    (r"\btry again\b|\btemporarily\b|\binternal (server )?error\b", TalkableServerError),
-)
+# What somebody else's answer says of the connection.
+_FOREIGN_ADVICE = {
+    401: "check the API key (the connection's password) and its host",
+    403: "a firewall or a proxy refused the request before Talkable saw it",
+    404: "check the connection's host: it is Talkable's own address, without /api/v2",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +50,8 @@ class Response:
     :param content_type: The media type as sent, for messages only.
     :param retry_after: The seconds that a Retry-After header asked to wait.
     :param location: Where a redirect points to.
+    :param base_url: Where it was asked: scheme, host, port and path prefix.
+    :param server: What the Server header calls the one that answered.
     """
 
     status: int
@@ -75,9 +59,13 @@ class Response:
     content_type: str = ""
     retry_after: float | None = None
     location: str = ""
+    base_url: str = ""
+    server: str = ""
 
     @classmethod
-    def received(cls, status: int, body: bytes, headers: Mapping[str, str]) -> Response:
+    def received(
+        cls, status: int, body: bytes, headers: Mapping[str, str], *, base_url: str = ""
+    ) -> Response:
         """Keep what matters of the header fields, which are looked up whatever their case."""
         return cls(
             status=status,
@@ -85,6 +73,8 @@ class Response:
             content_type=headers.get("Content-Type", ""),
             retry_after=seconds_to_wait(headers.get("Retry-After"), headers.get("Date")),
             location=headers.get("Location", ""),
+            base_url=base_url,
+            server=headers.get("Server", ""),
         )
 
 
@@ -100,6 +90,27 @@ class RefundAnswer:
     referral: JsonObject | None = None
     origin: JsonObject | None = None
     tells_referral: bool = False
+
+    @property
+    def order_subtotal(self) -> Decimal | None:
+        """The order's whole subtotal, as Talkable has it."""
+        return order_subtotal_of(self.origin, self.referral)
+
+
+def order_subtotal_of(origin: JsonObject | None, referral: JsonObject | None) -> Decimal | None:
+    """The order's whole subtotal, which every generation tells in its own way."""
+    if origin is not None:
+        return decimal_of(origin.get("subtotal"))
+    return None if referral is None else decimal_of(referral.get("referred_subtotal"))
+
+
+def counted_subtotal_of(origin: JsonObject | None) -> tuple[Decimal | None, bool | None]:
+    """How much of an order Talkable counts as refunded, and whether it counts it as a part; ``None`` where
+    its API does not tell (2021).
+    """
+    shown = origin or {}
+    partially = shown.get("partially_refunded")
+    return decimal_of(shown.get("refund_subtotal")), partially if isinstance(partially, bool) else None
 
 
 def read_refund(response: Response) -> RefundAnswer:
@@ -139,11 +150,11 @@ def read_referral_update(response: Response, *, asked: str) -> JsonObject | None
         referral = read_result(response).get("referral")
     except TalkableRejected as error:
         message = str(error.args[0])
-        if _NO_REFERRAL.search(message):
+        if says_no_referral(message):
             return None
-        if not (found := _FINAL_ALREADY.search(message)):
+        if not (already := final_status_in(message)):
             raise
-        referral = {"status": found[1].lower()}
+        referral = {"status": already}
     if not isinstance(referral, dict):
         return None
     status = referral.get("status")
@@ -163,26 +174,16 @@ def read_campaigns(response: Response) -> list[JsonObject]:
 def read_result(response: Response) -> JsonObject:
     """Return the ``result`` of an answer that says ``ok``, empty where it has none.
 
+    Talkable speaks in an envelope, a JSON object with a boolean ``ok``: a status is read together with it
+    only. Without it somebody else has answered, which says nothing of the order.
+
     :raises TalkableError: the subclass that says what became of the request: by the status first,
         by the words of ``error_message`` where the status leaves it open.
     """
     status = response.status
     payload = _json_object(response.body)
     message = _message(payload)
-    if status in (401, 403):
-        raise TalkableAuthError(_auth_advice(message, status), http_status=status)
-    if status == 429:
-        raise TalkableThrottled(
-            "Talkable throttles this site (429)", http_status=status, retry_after=response.retry_after
-        )
-    if status >= 500 or status == 408:
-        raise TalkableServerError(
-            message or f"Talkable answered HTTP {status}",
-            http_status=status,
-            retry_after=response.retry_after,
-        )
-    if status == 404:
-        raise TalkableOriginNotFound(message or "Not found (404)", http_status=status)
+    _raise_for_busy(response, message)
     if not 200 <= status < 300 and not 400 <= status < 500:
         raise TalkableProtocolError(
             f"Answered with HTTP {status}"
@@ -193,27 +194,69 @@ def read_result(response: Response) -> JsonObject:
             # Who sends a client elsewhere has done nothing (RFC 9110, 15.4).
             may_have_acted=not 300 <= status < 400,
         )
-    if payload is None:
-        raise TalkableProtocolError(
-            f"HTTP {status} with {_describe(response)} instead of a JSON object; "
-            "a proxy or an outage page answered in Talkable's place",
-            http_status=status,
-        )
+    if payload is None or not isinstance(payload.get("ok"), bool):
+        raise _foreign(response, payload)
+    if not payload["ok"]:
+        _raise_refusal(message, status)
     if status >= 400:
-        _raise_by_meaning(
-            _OF_AN_ORIGIN, message or f"Talkable refused the request with HTTP {status}", status
-        )
-    if payload.get("ok") is False:
-        _raise_by_meaning(
-            _OF_AN_ORIGIN + _OF_A_STATUS, message or "Talkable answered ok: false and gave no reason", status
-        )
-    if payload.get("ok") is not True:
-        raise TalkableProtocolError(
-            f"HTTP {status} with a JSON object that does not say whether it is ok",
-            http_status=status,
-        )
+        raise TalkableProtocolError(f"HTTP {status} with a body that says ok", http_status=status)
     result = payload.get("result")
     return result if isinstance(result, dict) else {}
+
+
+def _raise_for_busy(response: Response, message: str) -> None:
+    """Raise where Talkable's end takes no requests, which proxies before it say as well."""
+    status = response.status
+    if status == 429:
+        raise TalkableThrottled(
+            "Talkable throttles this site (429)", http_status=status, retry_after=response.retry_after
+        )
+    if status >= 500 or status == 408:
+        raise TalkableServerError(
+            message or f"Talkable answered HTTP {status}",
+            http_status=status,
+            retry_after=response.retry_after,
+        )
+
+
+def _raise_refusal(message: str, status: int) -> NoReturn:
+    """Raise what a refusal of Talkable's own means."""
+    if status == 401:
+        raise TalkableAuthError(_auth_advice(message), http_status=status)
+    if status == 403:
+        raise TalkableAccessDenied(_access_advice(message), http_status=status)
+    if status == 404:
+        is_person = meaning(message) is TalkablePersonNotFound
+        missing = TalkablePersonNotFound if is_person else TalkableOriginNotFound
+        raise missing(message or "Not found (404)", http_status=status)
+    if status >= 400:
+        refused = meaning(message) or TalkableRejected
+        raise refused(message or f"Talkable refused the request with HTTP {status}", http_status=status)
+    kind = meaning(message, also_of_a_status=True) or TalkableRejected
+    if kind is TalkableAuthError:
+        message = _auth_advice(message)
+    elif kind is TalkableAccessDenied:
+        message = _access_advice(message)
+    raise kind(message or "Talkable answered ok: false and gave no reason", http_status=status)
+
+
+def _foreign(response: Response, payload: JsonObject | None) -> TalkableProtocolError:
+    """The error of an answer that is none of Talkable's.
+
+    One with a 4xx refused the request: a firewall, a gateway or another path does so again, half a refusal of
+    Talkable's is worth a repeat. With a 2xx nobody knows what it did.
+    """
+    status = response.status
+    what = _describe(response) if payload is None else "a JSON object that does not say whether it is ok"
+    by = f" from {response.server[:_MAX_SERVER]}" if response.server else ""
+    at = response.base_url or "The connection's host"
+    advice = _FOREIGN_ADVICE.get(status, "a proxy or an outage page answered in Talkable's place")
+    return TalkableProtocolError(
+        f"{at} answered HTTP {status} with {what}{by}, not in Talkable's words; {advice}",
+        http_status=status,
+        retryable=status not in _FOREIGN_ADVICE,
+        may_have_acted=status < 400,
+    )
 
 
 def _list_of(name: str, response: Response) -> list[JsonObject]:
@@ -242,21 +285,16 @@ def seconds_to_wait(retry_after: str | None, date: str | None) -> float | None:
     return max(0.0, gap.total_seconds())
 
 
-def _raise_by_meaning(meanings: _Meanings, message: str, status: int) -> NoReturn:
-    matches = (error for words, error in meanings if words.search(message))
-    error = next(matches, TalkableRejected)
-    if error is TalkableAuthError:
-        message = _auth_advice(message, status)
-    raise error(message, http_status=status)
-
-
-def _auth_advice(message: str, status: int) -> str:
+def _auth_advice(message: str) -> str:
     reason = message or "no reason given"
-    if status == 403:
-        return f"Talkable denied access ({reason}); check that the API key belongs to this site_slug"
     return (
         f"Talkable refused the API key ({reason}); check it (the connection's password) and its auth_scheme"
     )
+
+
+def _access_advice(message: str) -> str:
+    reason = message or "no reason given"
+    return f"Talkable denied access ({reason}); check that the API key belongs to this site_slug"
 
 
 def _json_object(body: bytes) -> JsonObject | None:

@@ -83,9 +83,13 @@ class InvalidRefund(TalkableError, ValueError):
 
 
 class TalkableAuthError(TalkableError):
-    """401 or 403: the key is missing, wrong, or not for this site. No other request can succeed."""
+    """401: the key is missing or wrong. No other request can succeed."""
 
     outcome = Outcome.ABORTED
+
+
+class TalkableAccessDenied(TalkableAuthError):
+    """403: the key is not for this site. No other request for this site can succeed."""
 
 
 class TalkableOriginNotFound(TalkableError):
@@ -98,6 +102,12 @@ class TalkableAlreadyRefunded(TalkableError):
     """The origin has been refunded before."""
 
     outcome = Outcome.ALREADY_REFUNDED
+
+
+class TalkableNotCounted(TalkableError):
+    """The origin has been refunded before, and nothing shows that it was by this refund."""
+
+    outcome = Outcome.NOT_COUNTED
 
 
 class TalkableRejected(TalkableError):
@@ -162,6 +172,8 @@ class TalkableConnectionError(TalkableError):
 
 class TalkableProtocolError(TalkableError):
     """An answer came that is none of Talkable's to this request: a proxy's page, half a body, a redirect.
+
+    It says nothing of the order.
 
     :param retryable: Whether the same request may succeed if it is sent again soon.
     :param may_have_acted: Whether Talkable may have carried the request out all the same.

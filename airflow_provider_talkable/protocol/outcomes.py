@@ -18,6 +18,9 @@ class Outcome(StrEnum):
     NOT_FOUND = "not_found"
     """Talkable never saw that order."""
 
+    NOT_COUNTED = "not_counted"
+    """Talkable refused it because it has another refund of the order; nothing shows that it is this one."""
+
     REJECTED = "rejected"
     """Talkable refused it; ``error_message`` has its reason."""
 

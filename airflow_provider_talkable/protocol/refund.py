@@ -22,6 +22,7 @@ COLUMNS = (
     "event_number",
     "refunded_at",
     "refund_subtotal",
+    "order_subtotal",
     "site_slug",
 )
 
@@ -45,12 +46,15 @@ class Refund:
     :param refunded_at: When it was refunded, in UTC, to the millisecond.
     :param refund_subtotal: The refunded part in the shop's currency, to four decimals. ``None``
         refunds the whole order.
+    :param order_subtotal: The order's whole subtotal; ``None``: unknown. A ``refund_subtotal`` that reaches
+        it refunds the whole order.
     """
 
     site_slug: str
     origin_slug: str
     refunded_at: datetime | None = None
     refund_subtotal: Decimal | None = None
+    order_subtotal: Decimal | None = None
 
     @classmethod
     def parse(
@@ -60,6 +64,7 @@ class Refund:
         site_slug: object,
         refunded_at: object = None,
         refund_subtotal: object = None,
+        order_subtotal: object = None,
     ) -> Refund:
         """Validate loose values, as they come from a template, XCom or a database row.
 
@@ -67,13 +72,15 @@ class Refund:
         :param site_slug: Text.
         :param refunded_at: ISO 8601 text, a datetime (naive is UTC) or a date (midnight UTC).
         :param refund_subtotal: A number, or text that is one, in the shop's currency, not negative.
+        :param order_subtotal: The order's whole subtotal, likewise.
         :raises InvalidRefund: naming the field, its value and the remedy.
         """
         return cls(
             site_slug=_site_slug(site_slug),
             origin_slug=_origin_slug("origin_slug", origin_slug),
             refunded_at=_instant(refunded_at),
-            refund_subtotal=_subtotal(refund_subtotal),
+            refund_subtotal=_subtotal("refund_subtotal", refund_subtotal),
+            order_subtotal=_subtotal("order_subtotal", order_subtotal),
         )
 
     @classmethod
@@ -81,8 +88,8 @@ class Refund:
         """Read a row by its column names.
 
         :param row: ``origin_slug``, or ``order_number``, or ``event_category`` with
-            ``event_number``; optional ``refunded_at``, ``refund_subtotal``, ``site_slug``. A column
-            that is ``None`` counts as absent.
+            ``event_number``; optional ``refunded_at``, ``refund_subtotal``, ``order_subtotal``,
+            ``site_slug``. A column that is ``None`` counts as absent.
         :param site_slug: The site of rows that name none.
         :raises InvalidRefund: also for a column of another name, since a misspelt
             ``refund_subtotal`` would turn a partial refund into a full one.
@@ -98,12 +105,22 @@ class Refund:
             site_slug=given.get("site_slug", site_slug),
             refunded_at=given.get("refunded_at"),
             refund_subtotal=given.get("refund_subtotal"),
+            order_subtotal=given.get("order_subtotal"),
         )
 
     @property
     def is_partial(self) -> bool:
-        """Whether an amount goes with it, so that Talkable might count a repeat again."""
-        return self.refund_subtotal is not None
+        """Whether it refunds a part only, so that Talkable might count a repeat again."""
+        return not is_whole(self.refund_subtotal, self.order_subtotal)
+
+
+def is_whole(refund_subtotal: Decimal | None, order_subtotal: Decimal | None) -> bool:
+    """Whether a refund is one of the whole order: it has no amount, or one that reaches the order's.
+
+    :param refund_subtotal: The refunded amount; ``None``: all of it.
+    :param order_subtotal: The order's subtotal; ``None``: unknown.
+    """
+    return refund_subtotal is None or (order_subtotal is not None and refund_subtotal >= order_subtotal)
 
 
 def _slug_of_row(given: Mapping[str, object]) -> object:
@@ -263,21 +280,22 @@ def _not_a_moment(value: object) -> InvalidRefund:
     )
 
 
-def _subtotal(value: object) -> Decimal | None:
+def _subtotal(field: str, value: object) -> Decimal | None:
     if value is None:
         return None
     amount = _number(value)
     if amount is None or not amount.is_finite():
         raise InvalidRefund.of(
-            "refund_subtotal",
+            field,
             value,
-            "is no amount; give a number such as 12.50, or leave it out to refund the whole order",
+            "is no amount; give a number such as 12.50, or leave it out"
+            + (" to refund the whole order" if field == "refund_subtotal" else ""),
         )
     if not 0 <= amount < MAX_SUBTOTAL:
         raise InvalidRefund.of(
-            "refund_subtotal",
+            field,
             value,
-            "is negative or absurdly large; give the refunded amount in the shop's currency",
+            "is negative or absurdly large; give the amount in the shop's currency",
         )
     return amount.quantize(_FOUR_DECIMALS, ROUND_HALF_EVEN)
 

@@ -7,11 +7,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_provider_talkable.protocol.answers import RefundAnswer
-from airflow_provider_talkable.protocol.errors import InvalidRefund, TalkableError
+from airflow_provider_talkable.protocol.errors import (
+    InvalidRefund,
+    TalkableAlreadyRefunded,
+    TalkableError,
+    TalkableNotCounted,
+)
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.referrals import JsonObject, shown_slug
-from airflow_provider_talkable.protocol.refund import Refund
+from airflow_provider_talkable.protocol.refund import Refund, is_whole
+from airflow_provider_talkable.protocol.refusals import NOT_COUNTED, outcome_of_refusal
+from airflow_provider_talkable.protocol.rewards import NO_REFERRAL, UNKNOWN, Payment, is_late, payment_of
 
 _DOUBT = (
     "Talkable may have taken this partial refund and might count a repeat again: look the order up in "
@@ -30,6 +37,9 @@ class RefundResult:
     :param http_status: The status of the last answer, where there was one.
     :param error_message: Why it is not ``refunded``.
     :param attempts: How many requests were sent; throttled ones are not counted.
+    :param void_outcome: What became of voiding its referral, a :class:`ReferralOutcome`; ``None``: it was
+        not asked for.
+    :param is_whole: Whether the whole order was refunded; not part of :meth:`as_dict`, which says ``late``.
     :param error: The error behind it; not part of :meth:`as_dict`.
     :param tells_referral: Whether ``referral`` is what Talkable says, ``None`` included; not part of
         :meth:`as_dict`.
@@ -42,6 +52,8 @@ class RefundResult:
     http_status: int | None = None
     error_message: str | None = None
     attempts: int = 0
+    void_outcome: str | None = None
+    is_whole: bool = field(default=False, compare=False)
     error: TalkableError | None = field(default=None, compare=False, repr=False)
     tells_referral: bool = field(default=False, compare=False, repr=False)
 
@@ -57,6 +69,7 @@ class RefundResult:
             origin=answer.origin,
             http_status=http_status,
             attempts=attempts,
+            is_whole=is_whole(refund.refund_subtotal, refund.order_subtotal or answer.order_subtotal),
             tells_referral=answer.tells_referral,
         )
 
@@ -72,14 +85,30 @@ class RefundResult:
         message = f"{error.args[0]}; {_DOUBT}" if in_doubt else str(error.args[0])
         error.args = (message,)
         error.origin_slug = refund.origin_slug
-        return cls(
+        result = cls(
             origin_slug=refund.origin_slug,
             outcome=Outcome.UNCONFIRMED if in_doubt else error.outcome,
             http_status=error.http_status,
             error_message=message,
             attempts=attempts,
+            is_whole=not refund.is_partial,
             error=error,
         )
+        if result.outcome is Outcome.ALREADY_REFUNDED:
+            return result.refused_as(outcome_of_refusal(is_whole=result.is_whole))
+        return result
+
+    def refused_as(self, outcome: Outcome) -> RefundResult:
+        """The same refusal, as ``already_refunded`` or ``not_counted``; what else is known decides."""
+        if outcome is self.outcome:
+            return self
+        words = str(self.error_message).removesuffix(f"; {NOT_COUNTED}")
+        kind: type[TalkableError] = TalkableAlreadyRefunded
+        if outcome is Outcome.NOT_COUNTED:
+            kind, words = TalkableNotCounted, f"{words}; {NOT_COUNTED}"
+        error = kind(words, http_status=self.http_status)
+        error.origin_slug = self.origin_slug
+        return replace(self, outcome=outcome, error_message=words, error=error)
 
     @classmethod
     def invalid(cls, row: object, error: InvalidRefund) -> RefundResult:
@@ -116,10 +145,30 @@ class RefundResult:
         rewarded = self.referral.get("ad_rewarded")
         return rewarded if isinstance(rewarded, bool) else None
 
+    @property
+    def payment(self) -> Payment:
+        """Whether the advocate was paid for the order, as far as the answers say."""
+        if self.referral is None:
+            return NO_REFERRAL if self.tells_referral else UNKNOWN
+        return payment_of(self.referral)
+
+    @property
+    def late(self) -> bool | None:
+        """Whether the refund came too late; ``None`` if that cannot be told."""
+        return is_late(is_whole=self.is_whole, paid=self.payment.paid)
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RefundResult:
         """The inverse of :meth:`as_dict`."""
-        return cls(**{**values, "outcome": Outcome(values["outcome"])})
+        late = values["late"]
+        others = {name: value for name, value in values.items() if name not in ("outcome", "late")}
+        # Of a whole refund that was in time the referral says so itself.
+        return cls(
+            **others,
+            outcome=Outcome(values["outcome"]),
+            is_whole=late is not False,
+            tells_referral=late is not None,
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON-safe form."""
@@ -128,9 +177,11 @@ class RefundResult:
             "outcome": self.outcome.value,
             "referral": self.referral,
             "origin": self.origin,
+            "late": self.late,
             "http_status": self.http_status,
             "error_message": self.error_message,
             "attempts": self.attempts,
+            "void_outcome": self.void_outcome,
         }
 
     def redacted(self) -> RefundResult:

@@ -65,8 +65,8 @@ def refund_request(refund: Refund) -> Request:
     data: dict[str, object] = {}
     if refund.refunded_at is not None:
         data["refunded_at"] = refund.refunded_at.isoformat(timespec="milliseconds")
-    if refund.refund_subtotal is not None:
-        amount = refund.refund_subtotal
+    # What Talkable is told without an amount it cannot take for a part, whatever it takes for the whole.
+    if refund.is_partial and (amount := refund.refund_subtotal) is not None:
         data["refund_subtotal"] = int(amount) if amount == int(amount) else float(amount)
     body: dict[str, object] = {"site_slug": refund.site_slug}
     if data:
@@ -89,7 +89,7 @@ def update_referral_request(update: ReferralUpdate) -> Request:
 
 
 def referrals_as_friend_request(site_slug: str, person: str) -> Request:
-    """``GET /api/v2/people/<email>/referrals_as_friend``, which changes nothing.
+    """``GET /api/v2/people/<person_slug>/referrals_as_friend``, which changes nothing.
 
     :raises InvalidRefund: if ``person`` cannot be part of a path.
     """

@@ -26,6 +26,7 @@ def run(options: argparse.Namespace) -> None:
         auth_schemes=tuple(AuthScheme) if options.auth == "both" else (AuthScheme(options.auth),),
         generation=options.generation,
         reward_after=options.reward_after,
+        second_refund=options.second_refund,
         dials=Dials(**{f.name: getattr(options, f.name) for f in fields(Dials) if f.init}),
         host=options.host,
         port=options.port,

@@ -6,7 +6,7 @@ import argparse
 from typing import Any, Protocol
 
 from airflow_provider_talkable.protocol.wire import AuthScheme
-from airflow_provider_talkable.sandbox.talkable import Generation
+from airflow_provider_talkable.sandbox.talkable import Generation, SecondRefund
 
 DESCRIPTION = "A local Talkable: the documented API over real HTTP, for demos and tests."
 
@@ -16,6 +16,7 @@ _SHARES = {
     "resets-after": "whose connection breaks after Talkable acted",
     "truncated": "whose answer breaks off in the body, after Talkable acted",
     "html": "answered 200 with an HTML page, not acted on",
+    "unrouted": "answered 404 by a gateway, not acted on",
     "drips": "whose answer comes byte by byte, after Talkable acted",
     "twice": "whose answer comes twice",
     "closes": "whose connection is closed after the answer, without a word",
@@ -51,6 +52,19 @@ def add_arguments(parser: TakesArguments) -> None:
         type=float,
         metavar="SECONDS",
         help="approve referrals and reward their advocates when they have been pending for so long",
+    )
+    parser.add_argument(
+        "--second-refund",
+        choices=list(SecondRefund),
+        default=SecondRefund.ADD,
+        help="add the amount of a refund after a partial one, replace the first by it, or refuse it",
+    )
+    parser.add_argument(
+        "--blocked",
+        action="append",
+        default=[],
+        metavar="WORD",
+        help="what a firewall blocks in paths, with a 403",
     )
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="before each answer")
     parser.add_argument(

@@ -55,6 +55,14 @@ Fault = Canned | Reset | Truncated | Dripped | Twice | Closed
 HTML = b"<!DOCTYPE html><html><head><title>We'll be back</title></head><body>Maintenance</body></html>"
 _HTML_TYPE = {"Content-Type": "text/html"}
 _BAD_GATEWAY = Canned(502, HTML, _HTML_TYPE)
+_BLOCKED = Canned(
+    403,
+    b"<!DOCTYPE html><html><head><title>Request blocked</title></head></html>",
+    {**_HTML_TYPE, "Server": "firewall"},
+)
+_NO_ROUTE = Canned(
+    404, b'{"message": "no Route matched"}', {"Content-Type": "application/json", "Server": "gateway"}
+)
 
 
 @dataclass(slots=True)
@@ -70,6 +78,8 @@ class Dials:
     :param resets_after: The share whose connection breaks after Talkable acted.
     :param truncated: The share whose answer breaks off in the body, after Talkable acted.
     :param html: The share answered 200 with an HTML page, not acted on.
+    :param unrouted: The share answered 404 by a gateway that knows no such route, not acted on.
+    :param blocked: Words; a firewall answers requests whose path has one of them with a page and 403.
     :param drips: The share whose answer comes byte by byte, after Talkable acted.
     :param twice: The share whose answer comes twice.
     :param closes: The share whose connection is closed after the answer, without a word.
@@ -84,6 +94,8 @@ class Dials:
     resets_after: float = 0.0
     truncated: float = 0.0
     html: float = 0.0
+    unrouted: float = 0.0
+    blocked: tuple[str, ...] = ()
     drips: float = 0.0
     twice: float = 0.0
     closes: float = 0.0
@@ -100,6 +112,10 @@ class Dials:
         """Decide what happens to the next requests, one each; ``None`` lets one pass."""
         self._next.extend(faults)
 
+    def blocks(self, path: str) -> Fault | None:
+        """What a firewall answers to a request of that path, if it blocks it."""
+        return _BLOCKED if any(word in path for word in self.blocked) else None
+
     def pick(self, monotonic: Callable[[], float]) -> Fault | None:
         """The fault for the request that has just come in."""
         if self._next:
@@ -113,6 +129,7 @@ class Dials:
             (self.resets_after, Reset(acted=True)),
             (self.truncated, Truncated()),
             (self.html, Canned(200, HTML, _HTML_TYPE)),
+            (self.unrouted, _NO_ROUTE),
             (self.drips, Dripped()),
             (self.twice, Twice()),
             (self.closes, Closed()),

@@ -17,10 +17,16 @@ from aiohttp import web
 
 from airflow_provider_talkable.protocol.wire import AuthScheme
 from airflow_provider_talkable.sandbox.faults import Canned, Closed, Dials, Dripped, Fault, Reset, Truncated
-from airflow_provider_talkable.sandbox.talkable import Generation, Json, Refusal, Talkable
+from airflow_provider_talkable.sandbox.referrals import Json
+from airflow_provider_talkable.sandbox.talkable import Generation, Refusal, SecondRefund, Talkable
 
 REMEMBERED_REQUESTS = 10_000
+NO_PAGE = "<!DOCTYPE html><html><head><title>Not found (404)</title></head></html>"
 _SOON = 0.005  # seconds
+
+
+class Unrouted(Exception):
+    """The path is none of the API's."""
 
 
 class Sandbox:
@@ -32,6 +38,8 @@ class Sandbox:
     :param generation: Which generation's answers to give: ``seed``, ``flat`` or ``current``.
     :param reward_after: Seconds after which a referral that is still pending is approved and its advocate
         rewarded; ``None``: never.
+    :param second_refund: What becomes of a refund of an order that was refunded in part: ``add``, ``replace``
+        or ``refuse``.
     :param dials: How it misbehaves.
     :param host: The address to listen on; loopback unless told otherwise, since it shows what it
         was sent, keys and people included.
@@ -46,13 +54,19 @@ class Sandbox:
         auth_schemes: tuple[AuthScheme, ...] = tuple(AuthScheme),
         generation: Generation | str = Generation.CURRENT,
         reward_after: float | None = None,
+        second_refund: SecondRefund | str = SecondRefund.ADD,
         dials: Dials | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
         self.api_key = api_key
         self.auth_schemes = auth_schemes
-        self.talkable = Talkable(site_slugs, Generation(generation), reward_after=reward_after)
+        self.talkable = Talkable(
+            site_slugs,
+            Generation(generation),
+            reward_after=reward_after,
+            second_refund=SecondRefund(second_refund),
+        )
         self.dials = dials or Dials()
         self.requests: deque[Json] = deque(maxlen=REMEMBERED_REQUESTS)
         """The last requests as they came: method, raw path, headers and body."""
@@ -113,12 +127,16 @@ class Sandbox:
                 "body": body.decode("utf-8", "backslashreplace"),
             }
         )
-        fault = self.dials.pick(time.monotonic)
+        fault = self.dials.blocks(unquote(path)) or self.dials.pick(time.monotonic)
         if self.dials.latency:
             await asyncio.sleep(self.dials.latency)
         if isinstance(fault, Canned | Reset) and not fault.acted:
             return _break(request, fault)
-        status, payload = self._answer(request, path, body)
+        try:
+            status, payload = self._answer(request, path, body)
+        except Unrouted:
+            # No envelope: what is asked at another path reaches none of the API's code.
+            return web.Response(status=404, text=NO_PAGE, content_type="text/html")
         if isinstance(fault, Canned | Reset):
             return _break(request, fault)
         text = json.dumps(payload).encode()
@@ -153,6 +171,8 @@ class Sandbox:
                 return 201, talkable.create_purchase(*_site_and_data(body))
             case ["POST", "api", "v2", "origins", "event"]:
                 return 201, talkable.create_event(*_site_and_data(body))
+            case ["POST", "api", "v2", "origins"]:
+                return 201, _created(talkable, body)
             case ["POST", "api", "v2", "origins", slug, "refund"]:
                 site, data = _site_and_data(body)
                 return 200, talkable.refund(site, slug, data)
@@ -161,9 +181,9 @@ class Sandbox:
                 return 200, talkable.update_referral(site, slug, data)
             case ["GET", "api", "v2", "campaigns"]:
                 return 200, talkable.campaigns(_site_of(query))
-            case ["GET", "api", "v2", "people", email, "referrals_as_friend"]:
-                return 200, talkable.referrals_as_friend(_site_of(query), email)
-        raise Refusal(404, "Not found")
+            case ["GET", "api", "v2", "people", person, "referrals_as_friend"]:
+                return 200, talkable.referrals_as_friend(_site_of(query), person)
+        raise Unrouted
 
 
 def _decoded(segment: str) -> str:
@@ -181,6 +201,16 @@ def _site_and_data(body: bytes) -> tuple[str, Json]:
     if not isinstance(payload, dict) or not isinstance(payload.get("data", {}), dict):
         raise Refusal(400, "The body is not an object with site_slug and data")
     return _checked(payload.get("site_slug")), payload.get("data", {})
+
+
+def _created(talkable: Talkable, body: bytes) -> Json:
+    """As Talkable's Ruby client makes origins: with their ``type`` beside the data."""
+    site, data = _site_and_data(body)
+    kind = json.loads(body).get("type")
+    makes = {"Purchase": talkable.create_purchase, "Event": talkable.create_event}
+    if kind not in makes:
+        raise Refusal(400, f"type is not one of: {', '.join(makes)}")
+    return makes[kind](site, data)
 
 
 def _site_of(query: str) -> str:

@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import count
-from typing import Any
 
-Json = dict[str, Any]
-
-REFERRAL_STATUSES = ("pending", "flagged", "approved", "voided", "blocked")
-_FINAL = frozenset({"approved", "voided"})
+from airflow_provider_talkable.sandbox.referrals import (
+    FINAL,
+    REFERRAL_STATUSES,
+    REWARD_KINDS,
+    Json,
+    Referral,
+)
 
 
 class Generation(StrEnum):
@@ -26,6 +28,19 @@ class Generation(StrEnum):
 
     CURRENT = "current"
     """Today: with ``{"origin": …}``."""
+
+
+class SecondRefund(StrEnum):
+    """What becomes of a refund of an order that was refunded in part, which Talkable documents nowhere."""
+
+    ADD = "add"
+    """Its amount is added to the first."""
+
+    REPLACE = "replace"
+    """Its amount takes the place of the first."""
+
+    REFUSE = "refuse"
+    """The order counts as refunded already."""
 
 
 class Refusal(Exception):
@@ -42,48 +57,13 @@ class Refusal(Exception):
 
 
 @dataclass(slots=True)
-class Referral:
-    """A referral: an advocate brought a friend, who placed the referred origin."""
-
-    id: int
-    status: str
-    ad_rewarded: bool
-    advocate_person: Json
-    friend_person: Json
-    campaign_id: int
-    offer_id: int
-    referred_origin_id: int
-    referred_subtotal: float | None
-    qa_generated: bool
-    track_method: str
-    created_at: str
-    updated_at: str
-    reward_amount: float = 10.0
-
-    def as_json(self) -> Json:
-        """As a refund of the seed's generation is answered."""
-        names = (name for name in self.__slots__ if name != "reward_amount")
-        return {name: getattr(self, name) for name in names}
-
-    def as_friends_json(self) -> Json:
-        """As ``referrals_as_friend`` lists it, with what the advocate got."""
-        reward = {
-            "id": self.id,
-            "amount": self.reward_amount,
-            "status": "Paid" if self.ad_rewarded else "Unpaid",
-            "incentive_type": "coupon",
-        }
-        return self.as_json() | {"advocate_rewards": [reward]}
-
-
-@dataclass(slots=True)
 class Origin:
     """A purchase or an event."""
 
     id: int
     type: str
     slug: str
-    email: str
+    email: str | None
     subtotal: float | None
     names: Json
     order_date: str
@@ -92,9 +72,10 @@ class Origin:
     ip_address: str | None = None
     refunded_at: str | None = None
     partially_refunded: bool = False
-    refund_subtotal: float = 0.0
+    refund_subtotal: float | None = None
     times_refunded: int = 0
     referral: Referral | None = None
+    given: Json = field(default_factory=dict)
 
     def as_json(self, generation: Generation) -> Json:
         """As Talkable shows an origin; the flat generation knew no partial refunds."""
@@ -130,12 +111,14 @@ class Talkable:
     :param now: The clock; returns an aware datetime.
     :param reward_after: Seconds after which a referral that is still pending is approved and its advocate
         rewarded; ``None``: never.
+    :param second_refund: What becomes of a refund of an order that was refunded in part.
     """
 
     site_slugs: Iterable[str] = ("my-store",)
     generation: Generation = Generation.CURRENT
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     reward_after: float | None = None
+    second_refund: SecondRefund = SecondRefund.ADD
     sites: dict[str, dict[str, Origin]] = field(init=False)
     _friends: dict[tuple[str, str], list[Origin]] = field(init=False, default_factory=dict)
     _ids: count[int] = field(init=False, default_factory=lambda: count(1))
@@ -146,10 +129,12 @@ class Talkable:
     def create_purchase(self, site_slug: str, data: Json) -> Json:
         """Register a purchase.
 
-        :param data: ``order_number``, optional ``email``, ``subtotal``, ``coupon_code``,
-            ``customer_id``, ``ip_address``. The sandbox alone knows ``referral``: fields to set on
-            the purchase's referral, or ``None`` for a purchase that belongs to none; by default
-            it is pending and its advocate not rewarded.
+        Equal data of an order that is there already is accepted, other data is refused.
+
+        :param data: ``order_number``, optional ``email`` (``None``: the friend has none), ``subtotal``,
+            ``coupon_code``, ``customer_id``, ``ip_address``, ``phone_number``, ``username``. The sandbox
+            alone knows ``referral``: fields to set on the purchase's referral, or ``None`` for a purchase
+            that belongs to none; by default it is pending, with a reward that is not paid yet.
         :return: The origin.
         """
         number = _required(data, "order_number")
@@ -163,24 +148,25 @@ class Talkable:
     def refund(self, site_slug: str, slug: str, data: Json) -> Json:
         """Refund an origin; in full it voids a referral that is pending, in part it does not.
 
-        A second full refund is refused. A second partial one is counted again: whether the real
-        Talkable does so is not documented.
+        A second full refund is refused; of a refund after a partial one ``second_refund`` decides.
 
         :return: What the generation answers with.
         """
         origin = self._origin(site_slug, slug)
-        refunded_at = _moment(data.get("refunded_at")) or self.now().isoformat(timespec="milliseconds")
+        refunded_at = _moment(data.get("refunded_at")) or self._moment()
         amount = _amount(data.get("refund_subtotal"))
-        if origin.refunded_at and not origin.partially_refunded:
+        is_whole = origin.refunded_at is not None and not origin.partially_refunded
+        if is_whole or (origin.refunded_at and self.second_refund is SecondRefund.REFUSE):
             raise Refusal(400, "Origin has already been refunded")
+        subtotal = origin.subtotal or 0
+        before = (origin.refund_subtotal or 0) if self.second_refund is SecondRefund.ADD else 0
         origin.times_refunded += 1
         origin.refunded_at = refunded_at
-        origin.refund_subtotal += (
-            (origin.subtotal or 0) - origin.refund_subtotal if amount is None else amount
-        )
-        origin.partially_refunded = amount is not None and origin.refund_subtotal < (origin.subtotal or 0)
+        # Amounts are floats on the wire, and sums of them would grow a tail.
+        origin.refund_subtotal = round(subtotal if amount is None else before + amount, 4)
+        origin.partially_refunded = amount is not None and origin.refund_subtotal < subtotal
         if not origin.partially_refunded and origin.referral and origin.referral.status == "pending":
-            self._set_status(origin.referral, "voided")
+            origin.referral.set_status("voided", self._moment())
         if self.generation is Generation.SEED:
             return {"referral": origin.referral.as_json() if origin.referral else None}
         shown = origin.as_json(self.generation)
@@ -194,20 +180,23 @@ class Talkable:
             raise Refusal(400, f"Status is not one of: {', '.join(REFERRAL_STATUSES)}")
         if referral is None:
             raise Refusal(400, "No referral found for this origin")
-        if referral.status in _FINAL and status in _FINAL and referral.status != status:
+        if referral.status in FINAL and status in FINAL and referral.status != status:
             raise Refusal(400, f"Referral is already {referral.status} and cannot be {status}")
-        self._set_status(referral, status)
-        return {"referral": referral.as_json()}
+        referral.set_status(status, self._moment())
+        return {"referral": referral.as_full_json()}
 
-    def referrals_as_friend(self, site_slug: str, email: str) -> Json:
-        """The referrals in which a person is the friend."""
+    def referrals_as_friend(self, site_slug: str, person_slug: str) -> Json:
+        """The referrals in which a person is the friend.
+
+        :param person_slug: An e-mail address, a phone number, a customer id or a user name.
+        """
         self._site(site_slug)
-        origins = self._friends.get((site_slug, email.lower()))
+        origins = self._friends.get((site_slug, person_slug.lower()))
         if not origins:
             raise Refusal(400, "No person found by `person_slug`.")
         for origin in origins:
             self._reward_if_due(origin)
-        return {"referrals": [o.referral.as_friends_json() for o in origins if o.referral]}
+        return {"referrals": [o.referral.as_full_json() for o in origins if o.referral]}
 
     def campaigns(self, site_slug: str) -> Json:
         """The site's campaigns: always one."""
@@ -238,34 +227,41 @@ class Talkable:
 
     def _create(self, site_slug: str, kind: str, slug: str, names: Json, data: Json) -> Json:
         origins = self._site(site_slug)
+        given = {name: value for name, value in data.items() if name != "referral"}
         if slug in origins:
-            raise Refusal(400, "Origin has already been taken")
+            if origins[slug].given != given:
+                raise Refusal(400, "Validation failed: duplicate entity: another origin has this number")
+            return {"origin": origins[slug].as_json(Generation.CURRENT)}
         subtotal = _amount(data.get("subtotal"))
         origin = origins[slug] = Origin(
             id=next(self._ids),
             type=kind,
             slug=slug,
-            email=data.get("email") or f"friend{len(origins) + 1}@example.com",
+            email=data.get("email", f"friend{len(origins) + 1}@example.com"),
             subtotal=subtotal if subtotal is not None else (100.0 if kind == "Purchase" else None),
             names=names,
-            order_date=self.now().isoformat(timespec="milliseconds"),
+            order_date=self._moment(),
             coupon_code=data.get("coupon_code"),
             customer_id=data.get("customer_id"),
             ip_address=data.get("ip_address"),
+            given=given,
         )
         fields = data.get("referral", {})
         if fields is not None:
-            origin.referral = self._referral(origin, fields)
-        self._friends.setdefault((site_slug, origin.email.lower()), []).append(origin)
+            origin.referral = self._referral(origin, data.get("phone_number"), fields)
+        persons = (origin.email, data.get("phone_number"), origin.customer_id, data.get("username"))
+        for person in {str(person).lower() for person in persons if person is not None}:
+            self._friends.setdefault((site_slug, person), []).append(origin)
         return {"origin": origin.as_json(Generation.CURRENT)}
 
-    def _referral(self, origin: Origin, fields: Json) -> Referral:
+    def _referral(self, origin: Origin, phone: str | None, fields: Json) -> Referral:
         values: Json = {
             "id": next(self._ids),
             "status": "pending",
-            "ad_rewarded": False,
-            "advocate_person": _person(next(self._ids), "customer@example.com"),
-            "friend_person": _person(next(self._ids), origin.email),
+            # A reward exists, which is not to say that it is paid.
+            "ad_rewarded": True,
+            "advocate_person": _person(next(self._ids), "customer@example.com", None),
+            "friend_person": _person(next(self._ids), origin.email, phone),
             "campaign_id": 196,
             "offer_id": 867,
             "referred_origin_id": origin.id,
@@ -276,13 +272,15 @@ class Talkable:
             "updated_at": origin.order_date,
         }
         try:
-            return Referral(**(values | fields))
+            referral = Referral(**(values | fields))
         except TypeError:
             raise Refusal(400, f"referral has fields other than {', '.join(Referral.__slots__)}") from None
+        if referral.reward_kind not in REWARD_KINDS:
+            raise Refusal(400, f"reward_kind is not one of: {', '.join(REWARD_KINDS)}")
+        return referral
 
-    def _set_status(self, referral: Referral, status: str) -> None:
-        referral.status = status
-        referral.updated_at = self.now().isoformat(timespec="milliseconds")
+    def _moment(self) -> str:
+        return self.now().isoformat(timespec="milliseconds")
 
     def _site(self, site_slug: str) -> dict[str, Origin]:
         try:
@@ -304,12 +302,11 @@ class Talkable:
             return
         waited = self.now() - datetime.fromisoformat(referral.created_at)
         if waited >= timedelta(seconds=self.reward_after):
-            self._set_status(referral, "approved")
-            referral.ad_rewarded = True
+            referral.set_status("approved", self._moment())
 
 
-def _person(number: int, email: str) -> Json:
-    return {"id": number, "email": email, "first_name": None, "last_name": None}
+def _person(number: int, email: str | None, phone: str | None) -> Json:
+    return {"id": number, "email": email, "first_name": None, "last_name": None, "phone_number": phone}
 
 
 def _required(data: Json, name: str) -> str:

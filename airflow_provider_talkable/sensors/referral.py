@@ -41,7 +41,8 @@ class TalkableReferralSensor(BaseSensorOperator):
     A friend or a referral that Talkable does not know yet is waited for, and so is Talkable while it
     throttles or fails.
 
-    :param person: The friend's e-mail address; templated.
+    :param person: The friend, as Talkable knows them: an e-mail address, a phone number with its ``+`` and
+        country code, a customer id or a user name; templated.
     :param origin_id: Talkable's ``id`` of the order; templated. Default: the friend's only referral.
     :param statuses: The statuses to wait for; templated. Default: ``approved`` and ``voided``, the final
         ones.
@@ -144,9 +145,14 @@ class TalkableReferralSensor(BaseSensorOperator):
         )
 
     def _person(self) -> str:
-        if not isinstance(self.person, str) or "@" not in self.person:
-            raise InvalidRefund.of("person", self.person, "is no e-mail address; give that of the friend")
-        return self.person.strip()
+        person = text_of_id("person", self.person).strip()
+        if person.lower() in ("", "none", "null", "nan"):
+            raise InvalidRefund.of(
+                "person",
+                self.person,
+                "is nobody; give the friend's e-mail address, phone number, customer id or user name",
+            )
+        return person
 
     def _origin_id(self) -> str | None:
         if self.origin_id is None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from enum import StrEnum
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
-from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralStatus
+from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralStatus, referral_of_origin
+from airflow_provider_talkable.protocol.rewards import KnownBy, Rewards, paid_rewards, payment_of
 from airflow_provider_talkable.sync.decisions import Entry, History, told
 from airflow_provider_talkable.sync.rows import Row
+
+_UNDECIDED = (ReferralStatus.PENDING, ReferralStatus.FLAGGED)
 
 
 class Kind(StrEnum):
     """What can be wrong with a refund."""
 
     MISSING = "missing"
-    """The ledger does not know it, or Talkable shows that it does not have it."""
+    """The ledger does not know it, or Talkable shows or says that it does not have it."""
 
     UNSETTLED = "unsettled"
     """The ledger knows it, and not what became of it; the next sync may settle it."""
@@ -26,10 +29,10 @@ class Kind(StrEnum):
     """It cannot be sent as it is, or Talkable has refused it."""
 
     DIFFERENT = "different"
-    """Talkable was told another amount, date or order."""
+    """Talkable was told another amount, date or order, or counts another amount than was sent."""
 
     REWARDED = "rewarded"
-    """The whole order was refunded, and its advocate has been rewarded."""
+    """The whole order was refunded, and its advocate has been paid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +53,11 @@ class Discrepancy:
     referral: JsonObject | None = None
 
     @property
-    def reward(self) -> Decimal | None:
-        """What the advocate was paid, in the shop's currency; ``None`` where Talkable was not asked."""
+    def rewards(self) -> Rewards | None:
+        """What was paid for the order, in the shop's currency; ``None`` where Talkable was not asked."""
         if self.kind is not Kind.REWARDED or self.referral is None:
             return None
-        return paid(self.referral)
+        return paid_rewards(self.referral)
 
 
 def settled_entry(history: History) -> Entry | None:
@@ -65,8 +68,11 @@ def settled_entry(history: History) -> Entry | None:
     return standing
 
 
-def against_ledger(row: Row, history: History) -> list[Discrepancy]:
-    """Compare a refund with what the ledger knows of its key."""
+def against_ledger(row: Row, history: History, *, is_doubtful_site: bool = False) -> list[Discrepancy]:
+    """Compare a refund with what the ledger knows of its key.
+
+    :param is_doubtful_site: Whether Talkable knows no order of the site.
+    """
     standing, newest = history.standing, history.newest
     if row.problem:
         kind = Kind.REFUSED if row.problem is Outcome.INVALID else Kind.DIFFERENT
@@ -76,8 +82,11 @@ def against_ledger(row: Row, history: History) -> list[Discrepancy]:
     if history.doubt or standing is None or standing.event in (Outcome.FAILED, Outcome.UNCONFIRMED):
         entry = history.doubt or standing or newest
         return [Discrepancy(Kind.UNSETTLED, row, _why(entry), entry)]
-    if standing.event == Outcome.REJECTED:
+    if standing.event in (Outcome.REJECTED, Outcome.NOT_COUNTED):
         return [Discrepancy(Kind.REFUSED, row, _why(standing), standing)]
+    if standing.event == Outcome.NOT_FOUND and is_doubtful_site:
+        message = "Talkable knows no order of the site: are these its order numbers, is this the site?"
+        return [Discrepancy(Kind.UNSETTLED, row, message, standing)]
     if standing.event == Outcome.NOT_FOUND:
         # Where Talkable has no order it has no referral, and nobody to reward.
         return []
@@ -87,8 +96,10 @@ def against_ledger(row: Row, history: History) -> list[Discrepancy]:
             f"Talkable was told {told(standing)}; the warehouse has {told(row)} under the same refund_key"
         )
         found.append(Discrepancy(Kind.DIFFERENT, row, message, standing))
-    if row.refund_subtotal is None and standing.ad_rewarded:
-        found.append(Discrepancy(Kind.REWARDED, row, "The advocate was rewarded before the refund", standing))
+    elif standing.is_counted_otherwise:
+        found.append(Discrepancy(Kind.DIFFERENT, row, _counted(standing), standing))
+    if row.is_whole and standing.payment.paid:
+        found.append(Discrepancy(Kind.REWARDED, row, "The advocate was paid before the refund", standing))
     return found
 
 
@@ -96,9 +107,9 @@ def is_to_be_asked(row: Row, entry: Entry | None) -> bool:
     """Whether Talkable may know more of a refund that the ledger has as settled: of a whole order, which
     is not known to belong to no referral.
     """
-    if entry is None or row.problem or row.refund_subtotal is not None:
+    if entry is None or row.problem or not row.is_whole:
         return False
-    return not (entry.referral_id is None and entry.ad_rewarded is False)
+    return entry.payment.known_by is not KnownBy.NO_REFERRAL
 
 
 def against_talkable(row: Row, entry: Entry, referrals: Sequence[JsonObject]) -> Discrepancy | bool:
@@ -106,48 +117,49 @@ def against_talkable(row: Row, entry: Entry, referrals: Sequence[JsonObject]) ->
 
     :return: What is wrong; ``False`` if nothing is, ``True`` if the referrals do not tell.
     """
-    if entry.referral_id is None:
+    if entry.referral_id is None and entry.origin_id is None:
         # The ledger does not know which is the order's. If all of them are in order, so is that one.
         return any(_complaint(referral) for referral in referrals)
-    referral = next((r for r in referrals if str(r.get("id")) == entry.referral_id), None)
+    if entry.referral_id is None:
+        referral = referral_of_origin(referrals, entry.origin_id)
+        if referral is None:
+            # The order belongs to no referral.
+            return False
+    else:
+        referral = next((r for r in referrals if str(r.get("id")) == entry.referral_id), None)
     if referral is None:
         return True
     complaint = _complaint(referral)
     if complaint is None:
-        return False
+        return payment_of(referral).paid is None
     kind, message = complaint
-    if kind is Kind.MISSING and entry.refund_subtotal is not None:
+    if kind is Kind.MISSING and not entry.is_whole:
         # Talkable was told of a part, which is wrong in another way, and leaves a referral pending.
         return False
     return Discrepancy(kind, row, message, entry, referral)
 
 
-def paid(referral: JsonObject) -> Decimal:
-    """The sum of the advocate's rewards that are paid."""
-    rewards = referral.get("advocate_rewards")
-    amounts: Iterable[object] = (
-        reward.get("amount")
-        for reward in (rewards if isinstance(rewards, list) else [])
-        if isinstance(reward, dict) and str(reward.get("status")).lower() == "paid"
-    )
-    return sum((_amount(amount) for amount in amounts), Decimal(0))
-
-
 def _complaint(referral: JsonObject) -> tuple[Kind, str] | None:
     """What is wrong with the referral of an order that was refunded in whole."""
-    if referral.get("ad_rewarded") is True:
-        return Kind.REWARDED, "The order was refunded, and Talkable has rewarded the advocate"
-    if referral.get("status") == ReferralStatus.PENDING:
-        return Kind.MISSING, "Talkable shows its referral as pending: it does not have the refund"
+    status = referral.get("status")
+    if status in _UNDECIDED:
+        return Kind.MISSING, f"Talkable shows its referral as {status}: it does not have the refund"
+    if payment_of(referral).paid:
+        return Kind.REWARDED, "The order was refunded, and Talkable has paid the advocate"
     return None
 
 
-def _amount(value: object) -> Decimal:
-    try:
-        amount = Decimal(str(value))
-    except InvalidOperation:
-        return Decimal(0)
-    return amount if amount.is_finite() else Decimal(0)
+def _counted(entry: Entry) -> str:
+    counted, sent_subtotal = entry.counted_subtotal, entry.sent_subtotal
+    return (
+        f"Talkable counts {shown_amount(counted)} of the order as refunded, "
+        f"of {shown_amount(sent_subtotal)} that were sent"
+    )
+
+
+def shown_amount(amount: Decimal | None) -> str:
+    """An amount in words."""
+    return "nothing" if amount is None else f"{amount.normalize():f}"
 
 
 def _why(entry: Entry) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,18 +26,23 @@ from sqlalchemy import (
     case,
     cast,
     column,
+    distinct,
     func,
     literal,
+    null,
     select,
 )
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.sql import Insert
+from sqlalchemy.sql import ColumnElement, Insert
 
+from airflow_provider_talkable.protocol.answers import counted_subtotal_of, order_subtotal_of
+from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.sync.decisions import SUBMITTED, TICKS, Entry, History
+from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import MAX_KEY, MAX_SITE, Row
-from airflow_provider_talkable.sync.tables import OwnTable, amount_type, moment_type, storable
+from airflow_provider_talkable.sync.tables import OwnTable, added, amount_type, moment_type, storable
 
 Values = dict[str, Any]
 Key = tuple[str, str]
@@ -48,6 +53,21 @@ DEFAULT_TABLE = "talkable_refund_ledger"
 _AT_A_TIME = 500  # keys in one statement
 _FOUR_DECIMALS = Decimal("0.0001")
 _READ = tuple(name for name in Entry.__dataclass_fields__ if name != "is_of_this_task")
+_AMOUNTS = ("refund_subtotal", "order_subtotal", "counted_subtotal", "sent_subtotal")
+_RESTATED = (
+    "error_message",
+    "referral_id",
+    "referral_status",
+    "ad_rewarded",
+    "partially_refunded",
+    "counted_subtotal",
+    "sent_subtotal",
+    "origin_id",
+    "reward_paid",
+    "reward_known_by",
+    "void_outcome",
+)
+_TAKEN = tuple(outcome.value for outcome in Outcome if outcome.is_success)
 _TASK = ("dag_id", "run_id", "task_id", "map_index")
 
 
@@ -83,7 +103,7 @@ class Ledger:
         writer: str | None = None,
     ) -> None:
         self.writer = writer or secrets.token_hex(4)
-        self._own = OwnTable(engine, "ledger", table, schema, _columns())
+        self._own = OwnTable(engine, "ledger", table, schema, _columns(), indexed="origin_slug")
         self._engine = engine
         self._table = self._own.table
         self.name = self._own.name
@@ -93,9 +113,9 @@ class Ledger:
         self._tried: frozenset[str] = frozenset()
 
     def open(self, *, create: bool = True) -> bool:
-        """Make the table if it is missing, and check its columns if it is not.
+        """Make the table if it is missing; if it is not, check its columns and add those that came later.
 
-        :param create: Leave a missing table missing: it then reads as empty.
+        :param create: Whether to do so. Otherwise a missing table reads as empty.
         :return: Whether it is there.
         :raises LedgerError: if another table has that name, or the database does not let it.
         """
@@ -150,19 +170,63 @@ class Ledger:
         if entries:
             self._own.patiently(lambda: self._append(entries))
 
+    def column(self, name: str) -> ColumnElement[Any]:
+        """A column to read, of nothing where the table lacks it."""
+        column = self._table.columns[name]
+        return null() if name in self._own.missing else column
+
+    def orders(self, rows: Iterable[Row]) -> dict[Key, list[Taken]]:
+        """What Talkable has taken, or may have, of the rows' orders, by site and slug; each refund once."""
+        slugs: dict[str, set[str]] = {}
+        for row in rows:
+            slugs.setdefault(row.site_slug, set()).add(row.origin_slug)
+        if not slugs or not self._exists:
+            return {}
+        return self._own.patiently(lambda: self._orders(slugs))
+
+    def has_taken(self, site_slug: str) -> bool:
+        """Whether it knows of any refund of a site that Talkable has taken."""
+
+        def read(connection: Connection, table: Table) -> bool:
+            of_site = (table.columns.site_slug == site_slug, table.columns.event.in_(_TAKEN))
+            return connection.execute(select(literal(1)).where(*of_site).limit(1)).first() is not None
+
+        return self._exists and self.read(read)
+
+    def unknown_orders(self, site_slug: str) -> int:
+        """Of how many refunds of a site it knows that Talkable has not found the order."""
+
+        def read(connection: Connection, table: Table) -> int:
+            of_site = (table.columns.site_slug == site_slug, table.columns.event == Outcome.NOT_FOUND.value)
+            count = select(func.count(distinct(table.columns.refund_key))).where(*of_site)
+            return int(connection.execute(count).scalar_one())
+
+        return self.read(read) if self._exists else 0
+
     def submitted(self, row: Row) -> Values:
         """The entry that a refund is about to be sent."""
         return self._entry(row, SUBMITTED)
 
-    def outcome(self, row: Row, result: RefundResult, *, after: str | None = None) -> Values:
+    def outcome(
+        self,
+        row: Row,
+        result: RefundResult,
+        *,
+        after: str | None = None,
+        sent_subtotal: Decimal | None = None,
+    ) -> Values:
         """The entry that says what became of it.
 
+        :param sent_subtotal: What was sent of the order in all, this refund included.
         :param after: The id of an entry that this one is about: it sorts right after that, and before
             whatever another run has come to meanwhile.
         """
         referral = result.referral or {}
         referral_id = referral.get("id")
         status = referral.get("status")
+        origin_id = (result.origin or {}).get("id", referral.get("referred_origin_id"))
+        counted, partially = counted_subtotal_of(result.origin)
+        payment = result.payment
         return self._entry(
             row,
             result.outcome.value,
@@ -172,6 +236,14 @@ class Ledger:
             referral_id=storable(referral_id, 64),
             referral_status=storable(status, 32),
             ad_rewarded=result.ad_rewarded,
+            order_subtotal=row.order_subtotal or order_subtotal_of(result.origin, result.referral),
+            partially_refunded=partially,
+            counted_subtotal=counted,
+            sent_subtotal=sent_subtotal,
+            origin_id=storable(origin_id, 64),
+            reward_paid=payment.paid,
+            reward_known_by=payment.known_by and payment.known_by.value,
+            void_outcome=result.void_outcome and str(result.void_outcome),
             **self._sorted(after),
         )
 
@@ -183,9 +255,7 @@ class Ledger:
         return self._entry(
             row,
             entry.event,
-            error_message=entry.error_message,
-            referral_id=entry.referral_id,
-            ad_rewarded=entry.ad_rewarded,
+            **{name: getattr(entry, name) for name in _RESTATED},
             **self._sorted(after),
         )
 
@@ -199,6 +269,7 @@ class Ledger:
             "origin_slug": row.origin_slug,
             "refunded_at": row.refunded_at,
             "refund_subtotal": row.refund_subtotal,
+            "order_subtotal": row.order_subtotal,
             **values,
         }
 
@@ -223,7 +294,12 @@ class Ledger:
         in_task = and_(*(columns[name] == self._task_run[name] for name in _TASK))
         # As a number: not every database can select a condition.
         of_this_task = case((in_task, 1), else_=0) if self._task_run["dag_id"] else literal(0)
-        wanted = [columns.site_slug, columns.refund_key, *(columns[name] for name in _READ), of_this_task]
+        wanted = [
+            columns.site_slug,
+            columns.refund_key,
+            *(self.column(name).label(name) for name in _READ),
+            of_this_task,
+        ]
         with self._engine.connect() as connection:
             for site, of_site in groupby(sorted(rows, key=_site), key=_site):
                 keys = [row.refund_key for row in of_site]
@@ -236,6 +312,26 @@ class Ledger:
             entries.sort(key=lambda entry: entry.entry_id)
             self._ticks = max(self._ticks, int(entries[-1].entry_id[:TICKS], 16))
         return {key: History.of(entries) for key, entries in found.items()}
+
+    def _orders(self, slugs: Mapping[str, AbstractSet[str]]) -> dict[Key, list[Taken]]:
+        columns = self._table.columns
+        wanted = ("refund_key", "event", "refund_subtotal", "order_subtotal")
+        found: dict[Key, dict[str, Taken]] = {}
+        with self._engine.connect() as connection:
+            for site, of_site in slugs.items():
+                query = (
+                    select(columns.origin_slug, *(self.column(name).label(name) for name in wanted))
+                    .where(
+                        columns.site_slug == site,
+                        columns.origin_slug.in_(sorted(of_site)),
+                        columns.event.in_((*_TAKEN, Outcome.UNCONFIRMED.value)),
+                    )
+                    .order_by(columns.entry_id)
+                )
+                for slug, key, event, amount, whole in connection.execute(query):
+                    taken = Taken(key, Outcome(event), _amount(amount), _amount(whole))
+                    found.setdefault((site, slug), {})[key] = taken
+        return {order: list(by_key.values()) for order, by_key in found.items()}
 
     def _append(self, entries: Sequence[Values]) -> None:
         given = frozenset(entry["entry_id"] for entry in entries)
@@ -299,6 +395,14 @@ def _columns() -> list[Column[Any]]:
         Column("referral_id", String(64)),
         Column("referral_status", String(32)),
         Column("ad_rewarded", Boolean),
+        added(Column("reward_paid", Boolean)),
+        added(Column("reward_known_by", String(32))),
+        added(Column("void_outcome", String(32))),
+        added(Column("order_subtotal", amount_type())),
+        added(Column("counted_subtotal", amount_type())),
+        added(Column("partially_refunded", Boolean)),
+        added(Column("sent_subtotal", amount_type())),
+        added(Column("origin_id", String(64))),
         *task_columns(),
     ]
 
@@ -326,10 +430,16 @@ def _site(row: Row) -> str:
 def _read(values: Iterable[Any]) -> Entry:
     *columns, is_of_this_task = values
     read = dict(zip(_READ, columns, strict=True))
-    moment, amount = read["refunded_at"], read["refund_subtotal"]
+    moment = read["refunded_at"]
     if moment is not None:
         read["refunded_at"] = in_utc(moment)
-    if amount is not None:
-        exact = amount if isinstance(amount, Decimal) else Decimal(repr(amount))
-        read["refund_subtotal"] = exact.quantize(_FOUR_DECIMALS)
+    for name in _AMOUNTS:
+        read[name] = _amount(read[name])
     return Entry(**read, is_of_this_task=bool(is_of_this_task))
+
+
+def _amount(value: object) -> Decimal | None:
+    if value is None:
+        return None
+    exact = value if isinstance(value, Decimal) else Decimal(repr(value))
+    return exact.quantize(_FOUR_DECIMALS)

@@ -9,6 +9,7 @@ from airflow_provider_talkable.protocol.errors import printable
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.sync.decisions import History, Note, Send, decide
 from airflow_provider_talkable.sync.ledger import Ledger
+from airflow_provider_talkable.sync.sites import doubtful_sites
 from airflow_provider_talkable.sync.snapshot import Snapshot
 from airflow_provider_talkable.sync.summary import Summary
 
@@ -19,16 +20,26 @@ _SHOWN = 20
 _LOOK_UP = 500
 
 
-def preview(snapshot: Snapshot, ledger: Ledger, resend: AbstractSet[Outcome]) -> Summary:
+def preview(
+    snapshot: Snapshot, ledger: Ledger, resend: AbstractSet[Outcome], *, void_referral: bool = False
+) -> Summary:
     """Read the rows and the ledger, send nothing and write nothing.
 
     :return: A summary in which ``to_send`` counts what would be sent; the log has the first of them.
     """
     summary = Summary(rows=snapshot.rows, duplicates=snapshot.rows - snapshot.refunds)
+    doubtful = doubtful_sites(ledger, snapshot.sites)
     while rows := snapshot.take(_LOOK_UP):
         histories = ledger.histories(rows)
         for row in rows:
-            match decide(row, histories.get((row.site_slug, row.refund_key), History()), resend=resend):
+            history = histories.get((row.site_slug, row.refund_key), History())
+            match decide(
+                row,
+                history,
+                resend=resend,
+                is_doubtful_site=row.site_slug in doubtful,
+                void_referral=void_referral,
+            ):
                 case Send():
                     summary.outcomes[TO_SEND] += 1
                     if summary.outcomes[TO_SEND] <= _SHOWN:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Column, String, Text
+from sqlalchemy import Column, Integer, String, Text
 from sqlalchemy.engine import Engine
 
 from airflow_provider_talkable.client.concurrent import Sender
@@ -29,8 +29,9 @@ from airflow_provider_talkable.sync.discrepancies import (
 )
 from airflow_provider_talkable.sync.ledger import Ledger, TaskRun, Values, task_columns
 from airflow_provider_talkable.sync.rows import MAX_KEY, MAX_SITE, Row
+from airflow_provider_talkable.sync.sites import doubtful_sites
 from airflow_provider_talkable.sync.snapshot import Snapshot
-from airflow_provider_talkable.sync.tables import OwnTable, amount_type, moment_type, storable
+from airflow_provider_talkable.sync.tables import OwnTable, added, amount_type, moment_type, storable
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +71,12 @@ class ReconcileSummary:
     :param asked: Refunds that Talkable was asked about.
     :param unanswered: Those of them about which no answer came.
     :param unknown: Settled ones of which it cannot be told whether they are in order: the row has no
-        ``email``, or the ledger does not know which of the person's referrals is the order's.
+        ``email``, or nothing tells which of the person's referrals is the order's, or what became of it.
     :param discrepancies: How many, by kind.
-    :param rewards: The sum of what advocates of refunded orders were paid, by currency.
+    :param rewards: The sum of what advocates of refunded orders were paid in money, by currency.
+    :param other_rewards: How many rewards they were paid that are no money, by kind.
+    :param revocable: How many of their coupons are unused, so that they may still be revoked.
+    :param friend_rewards: The sum of what the friends were paid for those orders, by currency.
     :param shown: The first twenty discrepancies.
     """
 
@@ -85,6 +89,9 @@ class ReconcileSummary:
     unknown: int = 0
     discrepancies: Counter[str] = field(default_factory=Counter)
     rewards: dict[str, Decimal] = field(default_factory=dict)
+    other_rewards: Counter[str] = field(default_factory=Counter)
+    revocable: int = 0
+    friend_rewards: dict[str, Decimal] = field(default_factory=dict)
     shown: list[dict[str, str]] = field(default_factory=list)
 
     def cover(self, moment: datetime | None) -> None:
@@ -95,11 +102,17 @@ class ReconcileSummary:
 
     def count(self, discrepancy: Discrepancy) -> None:
         """Count a discrepancy."""
-        row, reward = discrepancy.row, discrepancy.reward
+        row, rewards = discrepancy.row, discrepancy.rewards
         self.discrepancies[discrepancy.kind] += 1
-        if reward is not None:
+        if rewards is not None:
             currency = row.currency or NO_CURRENCY
-            self.rewards[currency] = self.rewards.get(currency, Decimal(0)) + reward
+            for sums, amount in (
+                (self.rewards, rewards.money),
+                (self.friend_rewards, rewards.friend_money),
+            ):
+                sums[currency] = sums.get(currency, Decimal(0)) + amount
+            self.other_rewards += rewards.others
+            self.revocable += rewards.revocable
         if len(self.shown) < SHOWN:
             self.shown.append(
                 {
@@ -122,7 +135,10 @@ class ReconcileSummary:
             "unanswered": self.unanswered,
             "unknown": self.unknown,
             "discrepancies": {kind.value: self.discrepancies[kind] for kind in Kind},
-            "rewards": {currency: f"{amount:.2f}" for currency, amount in sorted(self.rewards.items())},
+            "rewards": _amounts(self.rewards),
+            "other_rewards": dict(self.other_rewards.most_common()),
+            "revocable": self.revocable,
+            "friend_rewards": _amounts(self.friend_rewards),
             "shown": self.shown,
         }
 
@@ -137,10 +153,20 @@ class ReconcileSummary:
         if self.unknown:
             yield f"Unknown: {self.unknown} have no email, or a referral that cannot be told from another"
         for currency, amount in sorted(self.rewards.items()):
-            yield f"Paid to advocates of refunded orders: {amount:.2f} {currency}"
+            friends = f", to their friends {self.friend_rewards.get(currency, 0):.2f} {currency}"
+            yield f"Paid to advocates of refunded orders: {amount:.2f} {currency}{friends}"
+        if self.other_rewards:
+            kinds = ", ".join(f"{count} {kind}" for kind, count in self.other_rewards.most_common())
+            yield f"Paid besides, which is no money: {kinds}"
+        if self.revocable:
+            yield f"Coupons among them that are unused and may still be revoked: {self.revocable}"
         for one in self.shown:
             slug = printable(one["origin_slug"] or one["refund_key"])
             yield f"{slug}: {one['kind']}: {one['message']}"
+
+
+def _amounts(sums: dict[str, Decimal]) -> dict[str, str]:
+    return {currency: f"{amount:.2f}" for currency, amount in sorted(sums.items())}
 
 
 class Report:
@@ -193,6 +219,7 @@ class Report:
 
     def _values(self, discrepancy: Discrepancy) -> Values:
         row, entry, referral = discrepancy.row, discrepancy.entry, discrepancy.referral or {}
+        rewards = discrepancy.rewards
         return {
             "checked_at": datetime.now(UTC),
             "kind": discrepancy.kind.value,
@@ -204,9 +231,15 @@ class Report:
             "ledger_event": entry and entry.event,
             "ledger_refunded_at": entry and entry.refunded_at,
             "ledger_refund_subtotal": entry and entry.refund_subtotal,
+            "ledger_counted_subtotal": entry and entry.counted_subtotal,
             "referral_id": storable(referral.get("id") or (entry and entry.referral_id), 64),
             "referral_status": storable(referral.get("status"), 32),
-            "reward": discrepancy.reward,
+            "reward": rewards and rewards.money,
+            "other_rewards": storable(", ".join(f"{n} {kind}" for kind, n in rewards.others.items()) or None)
+            if rewards
+            else None,
+            "revocable": rewards and rewards.revocable,
+            "friend_reward": rewards and rewards.friend_money,
             "currency": storable(row.currency, 32),
             "message": storable(discrepancy.message),
             **self._task_run,
@@ -239,6 +272,7 @@ class Reconciliation:
         """
         asking: AbstractContextManager[Any] = self._asking or nullcontext()
         told_at, done = time.monotonic(), 0
+        doubtful = doubtful_sites(self._ledger, self._snapshot.sites)
         with asking:
             while rows := self._snapshot.take(_LOOK_UP):
                 found: list[Discrepancy] = []
@@ -247,7 +281,9 @@ class Reconciliation:
                 for row in rows:
                     self.summary.cover(row.refunded_at)
                     history = histories.get((row.site_slug, row.refund_key), History())
-                    wrong, entry = against_ledger(row, history), settled_entry(history)
+                    is_doubtful = row.site_slug in doubtful
+                    wrong = against_ledger(row, history, is_doubtful_site=is_doubtful)
+                    entry = settled_entry(history)
                     if self._asking and entry and is_to_be_asked(row, entry):
                         questions.append(Question(row, entry, wrong))
                     else:
@@ -302,10 +338,14 @@ def report_columns() -> list[Column[Any]]:
         Column("ledger_event", String(32)),
         Column("ledger_refunded_at", moment_type()),
         Column("ledger_refund_subtotal", amount_type()),
+        added(Column("ledger_counted_subtotal", amount_type())),
         Column("referral_id", String(64)),
         Column("referral_status", String(32)),
         Column("reward", amount_type()),
         Column("currency", String(32)),
+        added(Column("other_rewards", Text)),
+        added(Column("revocable", Integer)),
+        added(Column("friend_reward", amount_type())),
         Column("message", Text),
         *task_columns(),
     ]

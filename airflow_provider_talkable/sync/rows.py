@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from airflow_provider_talkable.protocol.errors import InvalidRefund, shown
 from airflow_provider_talkable.protocol.outcomes import Outcome
-from airflow_provider_talkable.protocol.refund import COLUMNS, Refund, text_of_id
+from airflow_provider_talkable.protocol.refund import COLUMNS, Refund, is_whole, text_of_id
 from airflow_provider_talkable.protocol.results import RefundResult
 
 ROW_COLUMNS = ("refund_key", *COLUMNS)
@@ -36,6 +36,7 @@ class Row:
     :param origin_slug: The slug as it is sent, or as it was given in an invalid row.
     :param refunded_at: When it was refunded, in UTC.
     :param refund_subtotal: The refunded part; ``None`` refunds the whole order.
+    :param order_subtotal: The order's whole subtotal, if the row has it.
     :param problem: Why it cannot be sent: ``invalid`` or ``conflict``; ``None``: it can.
     :param message: The problem in words.
     :param email: The e-mail address of who bought, Talkable's friend; for a reconciliation only.
@@ -47,6 +48,7 @@ class Row:
     origin_slug: str
     refunded_at: datetime | None = None
     refund_subtotal: Decimal | None = None
+    order_subtotal: Decimal | None = None
     problem: Outcome | None = None
     message: str | None = None
     email: str | None = None
@@ -55,7 +57,14 @@ class Row:
     @property
     def refund(self) -> Refund:
         """What is sent for it."""
-        return Refund(self.site_slug, self.origin_slug, self.refunded_at, self.refund_subtotal)
+        return Refund(
+            self.site_slug, self.origin_slug, self.refunded_at, self.refund_subtotal, self.order_subtotal
+        )
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it refunds the whole order."""
+        return is_whole(self.refund_subtotal, self.order_subtotal)
 
 
 class RowReader:
@@ -63,7 +72,7 @@ class RowReader:
 
     :param columns: The query's column names: ``origin_slug``, or ``order_number``, or
         ``event_category`` with ``event_number``; optional ``refund_key``, ``refunded_at``,
-        ``refund_subtotal``, ``site_slug``.
+        ``refund_subtotal``, ``order_subtotal``, ``site_slug``.
     :param site_slug: The site of rows that name none.
     :param more: Other columns that may be there, of :data:`REPORT_COLUMNS`.
     :param needs: Those of them that have to be.
@@ -121,6 +130,7 @@ class RowReader:
             refund.origin_slug,
             refund.refunded_at,
             refund.refund_subtotal,
+            refund.order_subtotal,
             email=more.get("email"),
             currency=more.get("currency"),
         )

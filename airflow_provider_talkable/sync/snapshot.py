@@ -16,25 +16,27 @@ from airflow_provider_talkable.sync.rows import Row
 _TABLE = """
 CREATE TABLE rows (
     number INTEGER PRIMARY KEY, site_slug TEXT, refund_key TEXT, origin_slug TEXT, refunded_at TEXT,
-    refund_subtotal TEXT, problem TEXT, message TEXT, email TEXT, currency TEXT,
+    refund_subtotal TEXT, order_subtotal TEXT, problem TEXT, message TEXT, email TEXT, currency TEXT,
     copies INTEGER DEFAULT 1, differs INTEGER DEFAULT 0,
     UNIQUE (site_slug, refund_key)
 )"""
 _ADD = """
 INSERT INTO rows (
-    site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, problem, message, email, currency)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, order_subtotal, problem, message, email,
+    currency)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (site_slug, refund_key) DO UPDATE SET
     copies = copies + 1,
-    differs = differs OR (origin_slug, refunded_at, refund_subtotal, message) IS NOT
-        (excluded.origin_slug, excluded.refunded_at, excluded.refund_subtotal, excluded.message)"""
+    differs = differs OR (origin_slug, refunded_at, refund_subtotal, order_subtotal, message) IS NOT
+        (excluded.origin_slug, excluded.refunded_at, excluded.refund_subtotal, excluded.order_subtotal,
+        excluded.message)"""
 _COUNT = "SELECT count(*), coalesce(sum(copies), 0), json_group_array(DISTINCT site_slug) FROM rows"
 # As one text: Python gives other threads a turn with each row that SQLite returns, and gets its own back
 # only after milliseconds when they are busy sending.
 _READ = """
 SELECT json_group_array(json_array(
-    site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, problem, message, email, currency,
-    copies, differs))
+    site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, order_subtotal, problem, message, email,
+    currency, copies, differs))
 FROM (SELECT * FROM rows WHERE number > ? AND number <= ? ORDER BY number)"""
 
 
@@ -104,6 +106,7 @@ def _written(row: Row) -> tuple[str | None, ...]:
         row.origin_slug,
         None if row.refunded_at is None else row.refunded_at.isoformat(),
         None if row.refund_subtotal is None else str(row.refund_subtotal),
+        None if row.order_subtotal is None else str(row.order_subtotal),
         row.problem,
         row.message,
         row.email,
@@ -117,6 +120,7 @@ def _read(
     origin_slug: str,
     refunded_at: str | None,
     subtotal: str | None,
+    order_subtotal: str | None,
     problem: str | None,
     message: str | None,
     email: str | None,
@@ -136,6 +140,7 @@ def _read(
         origin_slug,
         datetime.fromisoformat(refunded_at) if refunded_at else None,
         None if subtotal is None else Decimal(subtotal),
+        None if order_subtotal is None else Decimal(order_subtotal),
         Outcome(problem) if problem else None,
         message,
         email,

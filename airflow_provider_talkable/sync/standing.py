@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Table, and_, case, func, not_, select
+from sqlalchemy import Table, and_, case, func, not_, or_, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
+from sqlalchemy.sql.elements import Label, Null
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.protocol.rewards import is_late
+from airflow_provider_talkable.sync.decisions import payment_of_entry
 from airflow_provider_talkable.sync.ledger import Ledger, in_utc
 
 _SUCCESSES = [outcome.value for outcome in Outcome if outcome.is_success]
@@ -38,7 +42,7 @@ class Standing:
 
     :param events: How many there are by the event of their newest entry: an outcome, or ``submitted``,
         which says that it was sent and nothing more is known; the most frequent first.
-    :param rewarded: Those that came too late: the advocate had been rewarded already.
+    :param rewarded: Those that came too late: refunds of whole orders whose advocate had been paid already.
     :param failures: The newest of those that Talkable does not have, or may not have, newest first.
     """
 
@@ -71,23 +75,55 @@ def standing(ledger: Ledger, period: Period, *, limit: int) -> Standing:
     def read(connection: Connection, table: Table) -> Standing:
         newest = and_(*_conditions(table, period))
         event = table.columns.event
-        late = and_(event == Outcome.REFUNDED.value, table.columns.ad_rewarded)
-        # As a number: not every database can add up a condition.
-        counts = select(event, func.count(), func.sum(case((late, 1), else_=0))).where(newest).group_by(event)
+        facts = _facts_of_a_reward(ledger)
+        # PostgreSQL groups by no constant, which stands for a column that is missing.
+        varying = [fact for fact in facts if not isinstance(fact.element, Null)]
+        counts = select(event, *facts, func.count()).where(newest).group_by(event, *varying)
         failures = (
             select(*(table.columns[name] for name in _SHOWN))
             .where(newest, event.not_in(_SUCCESSES))
             .order_by(table.columns.entry_id.desc())
             .limit(limit)
         )
-        rows = sorted(connection.execute(counts).all(), key=lambda row: (-row[1], row[0]))
+        events: Counter[str] = Counter()
+        late = 0
+        for name, *values, count in connection.execute(counts):
+            events[name] += count
+            late += count if name in _SUCCESSES and _is_late(*values) else 0
         return Standing(
-            events={name: count for name, count, _ in rows},
-            rewarded=sum(int(rewarded) for _, _, rewarded in rows),
+            events=dict(sorted(events.items(), key=lambda item: (-item[1], item[0]))),
+            rewarded=late,
             failures=[_failure(row) for row in connection.execute(failures)],
         )
 
     return ledger.read(read)
+
+
+def _facts_of_a_reward(ledger: Ledger) -> list[Label[Any]]:
+    """What says whether a refund came too late, of which there are few combinations."""
+    amount, whole = ledger.column("refund_subtotal"), ledger.column("order_subtotal").label("whole")
+    has_referral = ledger.column("referral_id").is_not(None)
+    # As numbers: not every database can select a condition.
+    return [
+        case((or_(amount.is_(None), amount >= whole), 1), else_=0).label("is_whole"),
+        case((has_referral, 1), else_=0).label("has_referral"),
+        *(
+            ledger.column(name).label(name)
+            for name in ("referral_status", "ad_rewarded", "reward_paid", "reward_known_by")
+        ),
+    ]
+
+
+def _is_late(
+    whole: int,
+    has_referral: int,
+    status: str | None,
+    rewarded: bool | None,
+    paid: bool | None,
+    known_by: str | None,
+) -> bool:
+    payment = payment_of_entry(paid, known_by, "a referral" if has_referral else None, status, rewarded)
+    return is_late(is_whole=bool(whole), paid=payment.paid) is True
 
 
 def _conditions(table: Table, period: Period) -> Iterator[ColumnElement[bool]]:

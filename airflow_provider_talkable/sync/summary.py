@@ -30,9 +30,13 @@ class Summary:
     :param seconds: How long it took, less the time it was deferred.
     :param rate: Refunds sent per second.
     :param referred: Refunds whose answer named a referral.
-    :param rewarded: Those of them whose advocate had been rewarded already: they came too late.
-    :param referral_unknown: Refunds whose answer said nothing of referrals.
+    :param rewarded: Refunds of whole orders whose advocate had been paid already: they came too late.
+    :param referral_unknown: Refunds of whole orders of which Talkable did not say whether they were in time.
+    :param counted_otherwise: Refunds after which Talkable counts another amount of the order as refunded
+        than was sent in all.
+    :param voids: What became of voiding referrals, by outcome.
     :param failures: The first twenty refunds that failed, with the reason.
+    :param site_problems: What is wrong with whole sites, by site: its refunds cannot be settled.
     :param stopped: Why the run stopped before its end.
     """
 
@@ -49,7 +53,10 @@ class Summary:
     referred: int = 0
     rewarded: int = 0
     referral_unknown: int = 0
+    counted_otherwise: int = 0
+    voids: Counter[str] = field(default_factory=Counter)
     failures: list[dict[str, str]] = field(default_factory=list)
+    site_problems: dict[str, str] = field(default_factory=dict)
     stopped: str | None = None
 
     @property
@@ -63,16 +70,28 @@ class Summary:
         outcome: str,
         message: str | None = None,
         *,
-        referral_id: object = None,
-        ad_rewarded: object = None,
+        is_referred: bool = False,
+        late: bool | None = False,
+        is_counted_otherwise: bool = False,
+        void_outcome: str | None = None,
     ) -> None:
-        """Count what became of a refund."""
+        """Count what became of a refund.
+
+        :param is_referred: Whether its referral is known.
+        :param late: Whether it came too late; ``None``: it cannot be told.
+        :param is_counted_otherwise: Whether Talkable counts another amount than was sent.
+        :param void_outcome: What became of voiding its referral, if that was tried.
+        """
         self.outcomes[outcome] += 1
-        if outcome == Outcome.REFUNDED:
-            self.referral_unknown += referral_id is None and ad_rewarded is None
-            self.referred += referral_id is not None
-            self.rewarded += ad_rewarded is True
-        elif outcome != Outcome.ALREADY_REFUNDED and len(self.failures) < SHOWN_FAILURES:
+        self.counted_otherwise += is_counted_otherwise
+        if void_outcome:
+            self.voids[str(void_outcome)] += 1
+        if outcome in (Outcome.REFUNDED, Outcome.ALREADY_REFUNDED):
+            # Of what was refunded before, its referral is seldom told.
+            self.referral_unknown += late is None and outcome == Outcome.REFUNDED
+            self.referred += is_referred
+            self.rewarded += late is True
+        elif len(self.failures) < SHOWN_FAILURES:
             self.failures.append(
                 {
                     "site_slug": row.site_slug,
@@ -87,6 +106,7 @@ class Summary:
         """The JSON-safe form."""
         return {f.name: getattr(self, f.name) for f in fields(self)} | {
             "outcomes": dict(self.outcomes.most_common()),
+            "voids": dict(self.voids.most_common()),
             "seconds": round(self.seconds, 3),
             "rate": round(self.rate, 1),
         }
@@ -105,6 +125,7 @@ class Summary:
             f"{came_to}; {self.rows} rows in all",
             f"{took}, {self.throttled_requests} of them throttled (429)",
             *self._timeliness(),
+            *self.site_problems.values(),
             *failures,
         ]
 
@@ -117,6 +138,11 @@ class Summary:
     def _timeliness(self) -> Iterator[str]:
         if self.referred:
             late = f"{self.rewarded} of {self.referred} referred orders"
-            yield f"Too late, the advocate had been rewarded: {late}"
+            yield f"Too late, the advocate had been paid: {late}"
         if self.referral_unknown:
             yield f"Of {self.referral_unknown} refunds Talkable did not say whether they were in time"
+        if self.counted_otherwise:
+            yield f"Talkable counts another amount than was sent: {self.counted_otherwise} refunds"
+        if self.voids:
+            voids = ", ".join(f"{count} {outcome}" for outcome, count in self.voids.most_common())
+            yield f"Referrals voided: {voids}"

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import TIMESTAMP, Column, DateTime, Float, MetaData, Numeric, Table, inspect
+from sqlalchemy import TIMESTAMP, Column, DateTime, Float, Index, MetaData, Numeric, Table, inspect
 from sqlalchemy.dialects.mysql import DATETIME
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.schema import CreateColumn, CreateIndex
 from sqlalchemy.sql import quoted_name
 from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
@@ -18,6 +19,10 @@ from airflow_provider_talkable.protocol.errors import LedgerError, LedgerLost
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_ADDED = "added"
+# The others know no index on a text, or none at all; they scan fast.
+_INDEXING = ("sqlite", "postgresql", "mysql", "mariadb")
 
 PATIENCE = 120.0
 """Seconds that a database may be gone before it counts as lost."""
@@ -32,11 +37,19 @@ class OwnTable:
     :param what: What errors call it, e.g. ``ledger``.
     :param name: The table's name, quoted as it is.
     :param schema: Its schema, quoted as it is; it is not made. Default: the connection's.
-    :param columns: Its columns.
+    :param columns: Its columns. One made by :func:`added` came later: a table without it gets it.
+    :param indexed: A column that look-ups go by, beside the primary key; indexed where the database can.
     """
 
     def __init__(
-        self, engine: Engine, what: str, name: str, schema: str | None, columns: Sequence[Column[Any]]
+        self,
+        engine: Engine,
+        what: str,
+        name: str,
+        schema: str | None,
+        columns: Sequence[Column[Any]],
+        *,
+        indexed: str | None = None,
     ) -> None:
         self.engine = engine
         self.what = what
@@ -47,15 +60,21 @@ class OwnTable:
             *columns,
             schema=None if schema is None else quoted_name(schema, quote=True),
         )
+        self.missing: frozenset[str] = frozenset()
+        """The columns that a table lacks which was opened to be read only."""
+        self._index = None
+        if indexed and engine.dialect.name in _INDEXING:
+            self._index = _index(self.table, indexed)
         self.stopping = False
         """Whether there is no time left to wait for a database that is gone."""
 
     def open(self, *, create: bool = True) -> bool:
-        """Make the table if it is missing, and check its columns if it is not.
+        """Make the table if it is missing; if it is not, check its columns and add those that came later.
 
-        :param create: Leave a missing table missing.
+        :param create: Whether to do so. Otherwise a missing table and :attr:`missing` columns stay missing.
         :return: Whether it is there.
-        :raises LedgerError: if another table has that name, or the database does not let it.
+        :raises LedgerError: if another table has that name, or the database does not let it. It has the
+            statements that somebody else may run.
         """
         return self.patiently(lambda: self._open(create=create), OPENING_PATIENCE)
 
@@ -103,17 +122,85 @@ class OwnTable:
                     raise
         if not self._is_there():
             return False
-        found = inspect(self.engine).get_columns(self.table.name, schema=self.table.schema)
-        names = {column["name"].lower() for column in found}
-        if missing := [column.name for column in self.table.columns if column.name not in names]:
+        lacking = self._lacking()
+        if foreign := [column.name for column in lacking if not column.info.get(_ADDED)]:
             raise LedgerError(
-                f"The table {self.name} is no {self.what} of refunds: it has no column {', '.join(missing)}; "
+                f"The table {self.name} is no {self.what} of refunds: it has no column {', '.join(foreign)}; "
                 f"give {self.what}_table another name"
             )
+        if create:
+            self._add(lacking)
+            self._add_index()
+        else:
+            self.missing = frozenset(column.name for column in lacking)
         return True
+
+    def _lacking(self) -> list[Column[Any]]:
+        found = inspect(self.engine).get_columns(self.table.name, schema=self.table.schema)
+        names = {column["name"].lower() for column in found}
+        return [column for column in self.table.columns if column.name not in names]
+
+    def _add(self, lacking: Sequence[Column[Any]]) -> None:
+        """Add columns, each of which another task may add in this moment."""
+        for column in lacking:
+            try:
+                with self.engine.begin() as connection:
+                    connection.execution_options(no_parameters=True).exec_driver_sql(self._adding(column))
+            except DBAPIError as error:
+                left = self._lacking()
+                if column.name not in [each.name for each in left]:
+                    continue
+                if error.connection_invalidated or "locked" in _short(error):
+                    # It is gone, or SQLite while another task writes.
+                    raise
+                raise LedgerError(
+                    f"The {self.what} {self.name} lacks columns that this version writes, and the connection "
+                    f"may not add them ({_short(error)}); have its owner run: {self._statements(left)}"
+                ) from None
+            log.info("The %s %s has a new column: %s", self.what, self.name, column.name)
+
+    def _add_index(self) -> None:
+        if self._index is None:
+            return
+        found = inspect(self.engine).get_indexes(self.table.name, schema=self.table.schema)
+        if self._index.name in [index["name"] for index in found]:
+            return
+        try:
+            self._index.create(self.engine)
+        except DBAPIError as error:
+            # Another task has made it in this moment; or else look-ups by it only take longer.
+            log.info("The %s %s has no index %s: %s", self.what, self.name, self._index.name, _short(error))
+
+    def _adding(self, column: Column[Any]) -> str:
+        dialect = self.engine.dialect
+        table = dialect.identifier_preparer.format_table(self.table)
+        return f"ALTER TABLE {table} ADD COLUMN {CreateColumn(column).compile(dialect=dialect)}"
+
+    def _statements(self, lacking: Sequence[Column[Any]]) -> str:
+        statements = [self._adding(column) for column in lacking]
+        if self._index is not None:
+            statements.append(" ".join(str(CreateIndex(self._index).compile(self.engine)).split()))
+        return "; ".join(statements)
 
     def _is_there(self) -> bool:
         return inspect(self.engine).has_table(self.table.name, schema=self.table.schema)
+
+
+def added(column: Column[Any]) -> Column[Any]:
+    """A column that the table got later: it is nullable, and a table without it gets it."""
+    column.info[_ADDED] = True
+    return column
+
+
+def _index(table: Table, column: str) -> Index:
+    # By hash, since text may be longer than what PostgreSQL takes into a tree.
+    return Index(
+        f"{table.name[:40]}_{column}"[:63],
+        table.columns[column],
+        postgresql_using="hash",
+        mysql_length=191,
+        mariadb_length=191,
+    )
 
 
 def moment_type() -> DateTime:

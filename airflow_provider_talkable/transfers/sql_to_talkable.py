@@ -16,6 +16,7 @@ from airflow_provider_talkable.operators.refund import LOSSES
 from airflow_provider_talkable.protocol.errors import (
     InvalidRefund,
     TalkableError,
+    TalkableNotCounted,
     TalkableOriginNotFound,
     TalkableRejected,
     TalkableThrottled,
@@ -40,7 +41,13 @@ _SHORTEST_POLL = 10.0
 _CARRIED = ("sent", "requests", "lookups", "throttled_requests", "seconds")
 _ERRORS: dict[str, type[TalkableError]] = {
     kind.outcome: kind
-    for kind in (InvalidRefund, TalkableOriginNotFound, TalkableRejected, TalkableThrottled)
+    for kind in (
+        InvalidRefund,
+        TalkableNotCounted,
+        TalkableOriginNotFound,
+        TalkableRejected,
+        TalkableThrottled,
+    )
 }
 
 
@@ -58,7 +65,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
     :param sql: One statement in the warehouse's own SQL, or the name of a ``.sql`` file. Its columns:
         ``origin_slug``, or ``order_number``, or ``event_category`` with ``event_number``; optional
         ``refund_key`` (the refund's own id, default the origin slug), ``refunded_at``,
-        ``refund_subtotal``, ``site_slug``.
+        ``refund_subtotal``, ``order_subtotal``, ``site_slug``.
     :param sql_conn_id: The warehouse: any connection whose hook gives a SQLAlchemy engine.
     :param parameters: Values for the query's placeholders, in the style of the warehouse's driver.
     :param site_slug: The Talkable site id of rows that name none; default: the connection's.
@@ -66,14 +73,17 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
     :param ledger_conn_id: Where the ledger lies; default: in the warehouse.
     :param ledger_table: The ledger's table, quoted as it is; made if it is missing.
     :param ledger_schema: Its schema, quoted as it is; default: the connection's.
-    :param resend: Outcomes to try again although they are settled or held: ``not_found``, ``rejected``,
-        ``unconfirmed``, ``conflict``; what became ``unconfirmed`` in another DAG run only.
+    :param resend: Outcomes to try again although they are settled or held: ``not_found``, ``not_counted``,
+        ``rejected``, ``unconfirmed``, ``conflict``; what became ``unconfirmed`` in another DAG run only.
     :param fail_on: The outcomes that count as failures; default: those that lost something.
     :param max_failure_ratio: The share of failures, 0 to 1, above which the task fails once every row has
         its outcome; of the refunds that this DAG run was the first to settle or try.
-    :param abort_after: Stop after so many identical rejections in a row with no success between.
+    :param abort_after: Stop after so many identical rejections, or pages in Talkable's place, in a row with
+        no success between.
     :param fetch_referral: Ask for the referral where Talkable answers a refund with the order alone: one
         more request for most refunds.
+    :param void_referral: Void the referral of each whole refund that Talkable has, which answers with the
+        referral as well: then nothing else is asked. Whatever becomes of it, the refund's outcome stays.
     :param preview: Send nothing and write nothing: report what would be sent.
     :param deferrable: Free the worker slot while Talkable throttles for longer than the patience.
     :param throttle_patience: Seconds to wait while Talkable answers a site with nothing but 429.
@@ -84,7 +94,8 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
     :param max_rate: Requests per second never to exceed, for each site.
     :raises InvalidRefund: if the query's columns are not those of a refund; nothing was sent then.
     :raises TalkableError: at the end, if too many refunds failed: the class that fits, if one fits all
-        of them. Before it, the one that stopped the run:
+        of them; whatever is let through, if Talkable denies a site, or knows none of 50 and more orders of a
+        site of which no refund was ever taken. Before it, the one that stopped the run:
         :class:`~airflow_provider_talkable.TalkableAuthError` for a refused key,
         :class:`~airflow_provider_talkable.LedgerLost` if the ledger's database went away.
     """
@@ -106,6 +117,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         max_failure_ratio: float = 0.0,
         abort_after: int = 20,
         fetch_referral: bool = False,
+        void_referral: bool = False,
         preview: bool | str = False,
         deferrable: bool | None = None,
         **kwargs: Any,
@@ -122,6 +134,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         self.max_failure_ratio = max_failure_ratio
         self.abort_after = abort_after
         self.fetch_referral = fetch_referral
+        self.void_referral = void_referral
         self.preview = preview
         self.deferrable = (
             conf.getboolean("operators", "default_deferrable", fallback=False)
@@ -178,7 +191,9 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             if is_preview:
                 # Airflow takes each outlet of a task that succeeds for updated.
                 self.outlets = []
-                return self._tell(context, preview(snapshot, ledger, rules.resend))
+                return self._tell(
+                    context, preview(snapshot, ledger, rules.resend, void_referral=rules.void_referral)
+                )
             self._sync = RefundSync(
                 snapshot,
                 ledger,
@@ -237,7 +252,11 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             if name not in known:
                 raise ValueError(f"resend={name!r}: give some of {', '.join(sorted(known))}")
         return Rules(
-            frozenset(map(Outcome, names)), self.abort_after, self.fetch_referral, bool(self.deferrable)
+            frozenset(map(Outcome, names)),
+            self.abort_after,
+            self.fetch_referral,
+            self.void_referral,
+            bool(self.deferrable),
         )
 
     def _tell(self, context: Context, summary: Summary) -> dict[str, Any]:

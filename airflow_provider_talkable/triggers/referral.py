@@ -18,7 +18,7 @@ class TalkableReferralTrigger(AskingTrigger):
     :param talkable_conn_id: The Talkable connection.
     :param site_slug: The Talkable site id.
     :param poll_interval: Seconds before each question.
-    :param person: The friend's e-mail address.
+    :param person: The friend's e-mail address, phone number, customer id or user name.
     :param origin_id: Talkable's ``id`` of the order; ``None`` if the friend has one referral only.
     :param statuses: The statuses.
     """

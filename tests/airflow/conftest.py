@@ -112,9 +112,7 @@ def airflow(tmp_path: Path, sandboxes: Sandboxes, migrated: Path) -> Airflow:
 
     Another of its sites has an order F, refunded today too.
     """
-    sandbox = sandboxes(
-        generation="seed", site_slugs=("my-store", "my-store-ca", "my-store-de", "my-store-uk")
-    )
+    sandbox = sandboxes(site_slugs=("my-store", "my-store-ca", "my-store-de", "my-store-uk"))
     sandbox.talkable.create_purchase("my-store-de", {"order_number": "F", "subtotal": 100})
     for slug in "ABCEG":
         order = {"order_number": slug, "subtotal": 100, "email": f"{slug}@example.com"}

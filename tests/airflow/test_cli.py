@@ -127,7 +127,7 @@ def test_refunds_are_sent_and_shown(cli: CommandLine, sandbox: Sandbox, command:
     )  # fmt: skip
     assert done.status == 0, done.err
     header, *rows = done.table
-    assert header == ["origin_slug", "outcome", "http_status", "ad_rewarded", "error_message"]
+    assert header == ["origin_slug", "outcome", "http_status", "late", "error_message"]
     assert [row[:3] for row in rows] == [
         ["B00K2EOONI", "refunded", "200"],
         ["odd [/red] slug", "refunded", "200"],
@@ -312,7 +312,7 @@ def test_the_ledger_as_a_table(cli: CommandLine, shop: Shop) -> None:
     assert done.table[:4] == [["event", "refunds"], ["refunded", "3"], ["invalid", "1"], ["not_found", "1"]]
     assert len(done.table) == 4 + 2
     assert "Refunds: 5, of which 2 failed\n" in done.out
-    assert "Too late, the advocate had been rewarded: 1\n" in done.out
+    assert "Too late, the advocate had been paid: 1\n" in done.out
     assert "The newest 1 of 2 failures; see --limit" in done.out
 
 
@@ -485,7 +485,7 @@ def shape(value: Any) -> Any:
 
 def test_the_page_runs_the_sandbox() -> None:
     options = get_parser().parse_args(shlex.split(documented("sandbox"))[3:])
-    assert (options.port, options.generation, options.rate_limit) == (8765, "seed", 5)
+    assert (options.port, options.second_refund, options.rate_limit) == (8765, "replace", 5)
 
 
 @pytest.mark.parametrize("subcommand", ["refund", "ledger"])

@@ -42,11 +42,12 @@ from airflow_provider_talkable.sync.reconcile import Report, report_columns
 from airflow_provider_talkable.sync.rows import ROW_COLUMNS, Row
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 from tests.airflow.conftest import LATE, Airflow
+from tests.conftest import Sandboxes
 from tests.documents import ROOT, block, blocks, commands, pages, table
 from tests.shop import Shop
 
 ReadConfig = Callable[[str], ClientConfig]
-PAID = {"advocate_rewards": [{"amount": 12.5, "status": "Paid"}]}
+PAID = {"advocate_rewards": [{"incentive_type": "rebate", "amount": 12.5, "status": "Paid"}]}
 
 
 def test_the_sync(airflow: Airflow) -> None:
@@ -84,11 +85,24 @@ def test_the_queries_over_the_ledger(shop: Shop, postgres_shop: Shop) -> None:
                 " VALUES ('new', '2026-10-06'), ('old', '2026-09-01')"
             )
             failed = connection.exec_driver_sql(block("docs/ledger.md", "sql", "event NOT IN")).all()
-            late = connection.exec_driver_sql(block("docs/ledger.md", "sql", "AND ad_rewarded")).all()
+            late = connection.exec_driver_sql(block("docs/ledger.md", "sql", "AND reward_paid")).all()
             unsettled = connection.exec_driver_sql(block("docs/ledger.md", "sql", "FROM refunds r")).all()
         assert [row[2:4] for row in failed] == [("X", "not_found")]
         assert [row[1] for row in late] == ["B"]
         assert [row[0] for row in unsettled] == ["new"]
+
+
+def test_the_query_over_what_talkable_counts(
+    postgres: URL, sqlite: URL, engines: Callable[[URL], Engine], sandboxes: Sandboxes
+) -> None:
+    for url in (postgres, sqlite):
+        where = Shop(engines(url), sandboxes(second_refund="replace"))
+        where.order("A", "B")
+        where.refund(("a1", "A", None, 30), ("a2", "A", None, 20), ("b1", "B", None, 30))
+        where.sync()
+        with where.engine.connect() as connection:
+            rows = connection.exec_driver_sql(block("docs/ledger.md", "sql", "abs(counted")).all()
+        assert [tuple(row) for row in rows] == [("my-store", "A", "a2", 20, 20, 50)]
 
 
 def test_the_queries_at_night(shop: Shop, postgres_shop: Shop) -> None:
@@ -288,7 +302,7 @@ def test_the_local_talkable(sandbox: Sandbox, read_config: ReadConfig) -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     options = parser.parse_args(shlex.split(serve)[3:])
-    assert (options.port, options.generation, options.errors) == (8765, "seed", 0.02)
+    assert (options.port, options.second_refund, options.errors) == (8765, "refuse", 0.02)
 
     [uri] = re.findall(r"`(talkable://http://[^`]*)`", pages()["docs/sandbox.md"])
     config = read_config(uri)
@@ -439,7 +453,7 @@ def test_a_first_sync(tmp_path: Path, free_port: int) -> None:
             server.terminate()
     log = done.stdout + done.stderr  # Airflow 3.1 writes to the latter.
     assert done.returncode == 0, log[-3000:]
-    assert "Too late, the advocate had been rewarded: 1 of 2 referred orders" in log
+    assert "Too late, the advocate had been paid: 1 of 2 referred orders" in log
     with closing(sqlite3.connect(tmp_path / "warehouse.sqlite")) as warehouse:
         rows = warehouse.execute(block("docs/quickstart.md", "sql", "talkable_refund_ledger")).fetchall()
         [(sent,)] = warehouse.execute("SELECT count(*) FROM talkable_refund_ledger WHERE event = 'submitted'")

@@ -114,7 +114,7 @@ def test_refund_raises_what_went_wrong(sandbox: Sandbox, connect: Connect) -> No
         hook.refund("unknown")
     with pytest.raises(InvalidRefund):
         hook.refund("")
-    sandbox.dials.next(Canned(422, b"{}"))
+    sandbox.dials.next(Canned(422, b'{"ok": false}'))
     with pytest.raises(TalkableRejected):
         hook.refund("B00K2EOONI")
     with pytest.raises(TalkableAuthError, match=r"Access denied to site not-mine.*site_slug"):
@@ -177,8 +177,8 @@ def test_test_connection_says_which_auth_scheme_works(
 def test_test_connection_calls_no_scheme_refused_that_got_no_answer(
     sandbox: Sandbox, connect: Connect
 ) -> None:
-    connect(sandbox)
-    sandbox.dials.next(Canned(401), Canned(429))
+    connect(sandbox, extra="site_slug=my-store&auth_scheme=basic")
+    sandbox.dials.next(Canned(401, b'{"ok": false}'), Canned(429))
     works, message = TalkableHook().test_connection()
     assert not works
     assert message.startswith("Talkable refused the API key")
@@ -186,7 +186,7 @@ def test_test_connection_calls_no_scheme_refused_that_got_no_answer(
 
 
 def test_test_connection_fails_with_a_wrong_key(sandbox: Sandbox, connect: Connect) -> None:
-    connect(sandbox, key="wrong-key")
+    connect(sandbox, key="wrong-key", extra="site_slug=my-store&auth_scheme=basic")
     works, message = TalkableHook().test_connection()
     assert not works
     assert message.startswith("Talkable refused the API key (Invalid API key)")

@@ -20,6 +20,7 @@ from airflow_provider_talkable.hooks.talkable import TalkableAsyncHook, Talkable
 from airflow_provider_talkable.operators.reconcile import TalkableRefundReconcileOperator
 from airflow_provider_talkable.operators.referral import TalkableReferralOperator
 from airflow_provider_talkable.operators.refund import TalkableRefundOperator
+from airflow_provider_talkable.protocol.wire import AuthScheme
 from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.sensors.referral import TalkableReferralSensor
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
@@ -38,8 +39,10 @@ ORDERS = "SELECT order_number FROM refunds"
 
 
 @pytest.fixture
-def sandbox(sandboxes: Sandboxes) -> Sandbox:
-    sandbox = sandboxes(api_key=SECRET)
+def sandbox(sandboxes: Sandboxes, scheme: str) -> Sandbox:
+    # Where the key is tried by both schemes, the first one is refused.
+    accepted = [AuthScheme.BEARER] if scheme == "auto" else AuthScheme
+    sandbox = sandboxes(api_key=SECRET, auth_schemes=tuple(accepted))
     for slug in "ABCDEFGH":
         sandbox.talkable.create_purchase("my-store", {"order_number": slug, "email": "jane@example.com"})
     return sandbox
@@ -125,7 +128,7 @@ def by_sync(warehouse: str) -> None:
 SENDERS = [by_hook, by_async_hook, by_refund, by_referral, by_sensor, by_sync]
 
 
-@pytest.fixture(params=["basic", "bearer"])
+@pytest.fixture(params=["auto", "basic", "bearer"])
 def scheme(request: pytest.FixtureRequest) -> str:
     scheme: str = request.param
     return scheme

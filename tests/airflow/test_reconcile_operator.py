@@ -151,3 +151,18 @@ def test_a_ledger_that_is_not_there_is_an_error(shop: Shop) -> None:
 def test_bad_thresholds_are_refused(fields: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TalkableRefundReconcileOperator(task_id="reconcile", sql=SQL, sql_conn_id="warehouse", **fields)
+
+
+def test_what_cannot_be_told_is_not_in_order(shop: Shop) -> None:
+    shop.execute(
+        "UPDATE talkable_refund_ledger SET referral_id = NULL, origin_id = NULL, reward_known_by = NULL"
+    )
+    fields: dict[str, Any] = {"ask_talkable": True, "max_discrepancies": None}
+    with pytest.raises(
+        TalkableError, match=r"cannot be told whether they are in order, more than max_unknown=0"
+    ):
+        shop.reconcile(**fields)
+    summary = shop.reconcile(max_unknown=3, **fields)
+    assert summary["unknown"] > 0
+    with pytest.raises(ValueError, match="max_unknown=-1: give 0 or more, or None"):
+        shop.reconcile(max_unknown=-1)

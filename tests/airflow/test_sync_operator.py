@@ -246,7 +246,7 @@ def test_resend_tries_again_what_is_settled(shop: Shop, again: Any) -> None:
     [
         (
             {"resend": ["refunded"]},
-            "resend='refunded': give some of conflict, not_found, rejected, unconfirmed",
+            "resend='refunded': give some of conflict, not_counted, not_found, rejected, unconfirmed",
         ),
         ({"preview": "perhaps"}, "preview='perhaps': give True or False"),
         ({"max_failure_ratio": 5}, "max_failure_ratio=5: give a share, 0 to 1"),

@@ -67,7 +67,7 @@ def test_host_schema_and_port_make_the_base_url(fields: dict[str, object], base_
         ({"port": "many"}, "^port='many'"),
         ({"port": 65536}, "^port='65536'"),
         ({"port": -1}, "^port='-1'"),
-        ({"auth_scheme": "digest"}, "^auth_scheme='digest': give 'basic' or 'bearer'"),
+        ({"auth_scheme": "digest"}, "^auth_scheme='digest': give 'auto', 'basic' or 'bearer'"),
         ({"timeout": 0}, "^timeout='0'"),
         ({"timeout": "-1"}, "^timeout"),
         ({"timeout": "nan"}, "^timeout"),
@@ -109,12 +109,13 @@ def test_what_is_too_short_for_a_key_is_refused_without_showing_it(key: str) -> 
 
 
 def test_a_line_break_after_the_key_is_dropped() -> None:
-    assert parse(api_key=f"{KEY}\n").authorization == parse().authorization
+    assert parse(api_key=f"{KEY}\n") == parse()
 
 
 def test_defaults() -> None:
     config = parse()
-    assert config.auth_scheme is AuthScheme.BASIC
+    assert config.auth_scheme is None
+    assert parse(auth_scheme="auto").auth_scheme is None
     assert config.timeout == 30
     assert (config.site_slug, config.proxy) == (None, None)
 

@@ -75,6 +75,23 @@ def test_full_refunds_share_a_connection_and_partial_ones_have_their_own(clients
     assert said == [False, False, True, True, False]
 
 
+def test_a_key_that_is_tried_again_goes_out_as_its_request_does(clients: Clients) -> None:
+    def behave(line: Line) -> None:
+        while request := line.read_request():
+            is_bearer = b"Authorization: Bearer " in request
+            line.send(OK if is_bearer else b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+
+    for refund in (PARTIAL, FULL):
+        with Peer(behave) as peer:
+            client = clients(f"http://{peer.address}")
+            for requests in (2, 3):
+                assert client.refund(refund).outcome is Outcome.REFUNDED
+                assert len(peer.requests) == requests
+                # A page in Talkable's place ends the connection that it came on.
+                assert peer.connections == (requests if refund is PARTIAL else 2)
+        assert {b"Connection: close" in request for request in peer.requests} == {refund is PARTIAL}
+
+
 def twice(pause: float) -> Callable[[Line], None]:
     """A server that gives the first answer on each connection twice, and reads no more."""
 

@@ -9,7 +9,7 @@ import pytest
 
 from airflow_provider_talkable import (
     ReferralUpdate,
-    TalkableAuthError,
+    TalkableAccessDenied,
     TalkableOriginNotFound,
     TalkablePersonNotFound,
     TalkableProtocolError,
@@ -37,8 +37,11 @@ def held(sandbox: Sandbox, slug: str = SLUG) -> Any:
 @pytest.mark.parametrize("status", ["approved", "voided", "flagged"])
 def test_a_status_is_set(sandbox: Sandbox, clients: Clients, status: str) -> None:
     referral = clients(sandbox).update_referral(update(status))
-    assert referral == held(sandbox)
     assert referral
+    assert referral["id"] == held(sandbox)["id"]
+    assert [reward["status"] for reward in referral["advocate_rewards"]] == {
+        "approved": ["Paid"], "voided": [], "flagged": ["Unpaid"]
+    }[status]  # fmt: skip
     assert referral["status"] == status
     [request] = sandbox.requests
     assert (request["method"], request["path"]) == ("PUT", f"/api/v2/origins/{SLUG}/referral")
@@ -109,8 +112,9 @@ def test_an_order_of_no_referral_has_nothing_to_change(
     [
         (refusal("No origin found by `origin_slug`."), TalkableOriginNotFound),
         (refusal("Status is not included in the list", 422), TalkableRejected),
-        (refusal("Access denied", 403), TalkableAuthError),
-        (Canned(404), TalkableOriginNotFound),
+        (refusal("Access denied", 403), TalkableAccessDenied),
+        (refusal("Not found", 404), TalkableOriginNotFound),
+        (Canned(404), TalkableProtocolError),
     ],
 )
 def test_what_else_can_be_wrong(

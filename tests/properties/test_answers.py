@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from datetime import UTC
 from decimal import Decimal
@@ -26,6 +27,8 @@ from airflow_provider_talkable.protocol.answers import (
     read_refund,
 )
 from airflow_provider_talkable.protocol.refund import COLUMNS
+from airflow_provider_talkable.protocol.refusals import OtherRefund, outcome_of_refusal
+from airflow_provider_talkable.protocol.rewards import paid_rewards, payment_of
 from airflow_provider_talkable.protocol.wire import refund_request
 
 READERS: dict[str, Callable[[Response], object]] = {
@@ -153,14 +156,43 @@ def test_only_a_json_object_that_says_ok_with_a_2xx_is_a_refund(status: int, bod
         # An answer that tells neither yes nor no leaves a partial refund in doubt.
         assert result.outcome is Outcome.UNCONFIRMED or not error.may_have_acted
         assert result.outcome is not Outcome.REFUNDED
-        # A redirect alone tells that nothing was done.
-        assert (result.outcome is Outcome.FAILED) == (300 <= status < 400)
+        # Only a redirect and a refusal, whoever's, tell that nothing was done.
+        assert result.outcome is not Outcome.FAILED or 300 <= status < 500
+        assert result.outcome is Outcome.FAILED or not 300 <= status < 400
         return
     answer = read_refund(response)
     assert 200 <= status < 300
     assert json.loads(body.decode("utf-8-sig"))["ok"] is True
     assert answer.referral is None or isinstance(answer.referral, dict)
     assert answer.origin is None or isinstance(answer.origin, dict)
+
+
+def is_envelope(body: bytes) -> bool:
+    try:
+        payload = json.loads(body.removeprefix(BOM_UTF8), parse_constant=no_constant)
+    except (ValueError, RecursionError, pytest.fail.Exception):
+        return False
+    return isinstance(payload, dict) and isinstance(payload.get("ok"), bool)
+
+
+@given(statuses, bodies, st.sampled_from([None, Decimal("5.0000")]))
+@example(404, b"", None)
+@example(404, b'{"message": "no Route matched"}', None)
+@example(404, b"<html>404 Not Found</html>", Decimal("5.0000"))
+@example(403, b"<html>Blocked</html>", None)
+@example(400, b'{"error_message": "Origin has already been refunded"}', None)
+@example(400, b'{"ok": 0, "error_message": "No origin found by `origin_slug`."}', None)
+@settings(max_examples=1000)
+def test_any_answer_settles_a_refund_only_in_talkables_envelope(
+    status: int, body: bytes, amount: Decimal | None
+) -> None:
+    refund = Refund("my-store", "A", refund_subtotal=amount)
+    error = error_of(read_refund, Response(status, body))
+    outcome = RefundResult.from_error(refund, error, attempts=1).outcome if error else Outcome.REFUNDED
+    if outcome not in (Outcome.FAILED, Outcome.THROTTLED, Outcome.UNCONFIRMED):
+        assert is_envelope(body)
+        assert not 300 <= status < 400
+        assert status < 500
 
 
 @given(headers, headers)
@@ -268,3 +300,40 @@ def test_an_amount_arrives_to_the_fourth_decimal(amount: Decimal) -> None:
     body = refund_request(refund).body
     assert body is not None
     assert Decimal(repr(json.loads(body)["data"]["refund_subtotal"])) == amount
+
+
+REBATE = {"status": "Paid", "incentive_type": "rebate", "amount": "9" * 999}
+
+
+@given(
+    values | st.dictionaries(st.sampled_from([*NAMES, "ad_rewarded", "advocate_rewards"]), values, max_size=6)
+)
+@example({"status": "approved", "advocate_rewards": [{"status": "Paid", "coupon": []}, None]})
+@example({"status": "approved", "advocate_rewards": [REBATE]})
+@settings(max_examples=600)
+def test_only_an_approved_referral_was_paid_whatever_it_says(referral: Any) -> None:
+    referral = referral if isinstance(referral, dict) else {"status": referral}
+    payment = payment_of(referral)
+    assert (payment.known_by is None) == (payment.paid is None)
+    if payment.paid:
+        assert referral["status"] == "approved"
+    paid = paid_rewards(referral)
+    assert paid.money.is_finite()
+    assert paid.revocable >= 0
+
+
+@given(
+    st.booleans(),
+    st.booleans(),
+    st.lists(st.builds(OtherRefund, st.booleans(), st.booleans()), max_size=4),
+)
+def test_a_refusal_is_a_success_only_where_nothing_else_explains_it(
+    is_whole: bool, may_be_its_own: bool, others: list[OtherRefund]
+) -> None:
+    outcome = outcome_of_refusal(is_whole=is_whole, may_be_its_own=may_be_its_own, others=others)
+    is_all_refunded = any(other.is_whole and other.is_certain for other in others)
+    if outcome is Outcome.ALREADY_REFUNDED:
+        assert is_all_refunded or (not others and (is_whole or may_be_its_own))
+    else:
+        assert outcome is Outcome.NOT_COUNTED
+        assert not is_all_refunded

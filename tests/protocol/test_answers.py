@@ -9,10 +9,12 @@ import pytest
 
 from airflow_provider_talkable import (
     Outcome,
+    TalkableAccessDenied,
     TalkableAlreadyRefunded,
     TalkableAuthError,
     TalkableError,
     TalkableOriginNotFound,
+    TalkablePersonNotFound,
     TalkableProtocolError,
     TalkableRejected,
     TalkableServerError,
@@ -77,7 +79,9 @@ def test_the_result_may_be_missing() -> None:
         (404, "whatever", TalkableOriginNotFound),
         (404, None, TalkableOriginNotFound),
         (401, "Unauthorized", TalkableAuthError),
-        (403, None, TalkableAuthError),
+        (403, None, TalkableAccessDenied),
+        (200, "Access denied", TalkableAccessDenied),
+        (404, "No person found by `person_slug`.", TalkablePersonNotFound),
         (408, None, TalkableServerError),
         (429, None, TalkableThrottled),
         (500, "boom", TalkableServerError),
@@ -140,10 +144,11 @@ def test_a_200_that_is_none_of_talkables_is_a_protocol_error(body: bytes) -> Non
 
 @pytest.mark.parametrize(
     ("status", "error"),
-    [(400, TalkableProtocolError), (401, TalkableAuthError), (404, TalkableOriginNotFound),
-     (429, TalkableThrottled), (502, TalkableServerError)],
+    [(400, TalkableProtocolError), (401, TalkableProtocolError), (403, TalkableProtocolError),
+     (404, TalkableProtocolError), (422, TalkableProtocolError), (429, TalkableThrottled),
+     (502, TalkableServerError)],
 )  # fmt: skip
-def test_the_status_decides_where_the_body_is_html(status: int, error: type[TalkableError]) -> None:
+def test_a_page_says_nothing_of_an_order(status: int, error: type[TalkableError]) -> None:
     with pytest.raises(error) as caught:
         read_refund(Response(status, HTML, "text/html"))
     assert "<" not in str(caught.value)
@@ -193,3 +198,58 @@ def test_retry_after_is_seconds_or_a_date_beside_the_answers_own(
 
 def test_every_outcome_but_two_is_a_loss() -> None:
     assert {o for o in Outcome if o.is_success} == {"refunded", "already_refunded"}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Amount must be at most 20.0, 80.0 already refunded",
+        "Refund exceeds the rest (80.0 has already been refunded)",
+        "No origin of order 1001 has a currency; 2 rates found",
+        "Coupon for order already-refunded is not valid",
+        "Order number already refunded is malformed",
+        "Refund of origin 5: e-mail of its person is found in no list",
+        "Order throttle-1 has a bad rate",
+        "Event api key 7 is malformed",
+    ],
+)
+@pytest.mark.parametrize("status", [200, 400])
+def test_an_amount_or_an_order_number_settles_nothing(message: str, status: int) -> None:
+    with pytest.raises(TalkableRejected) as caught:
+        read_refund(response({"ok": False, "error_message": message}, status))
+    assert type(caught.value) is TalkableRejected
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "words"),
+    [
+        (
+            404,
+            b"<html>404 Not Found</html>",
+            {"Content-Type": "text/html", "Server": "nginx/1.26"},
+            "https://shop.example/api/v2 answered HTTP 404 with 26 bytes of text/html from nginx/1.26, not",
+        ),
+        (404, b'{"message": "no Route matched"}', {}, "a JSON object that does not say whether it is ok"),
+        (404, b"", {}, "HTTP 404 with an empty body"),
+        (403, b"blocked", {}, "a firewall or a proxy refused the request before Talkable saw it"),
+        (400, b'{"error": "x"}', {}, "a proxy or an outage page answered in Talkable's place"),
+        (401, b"", {}, "check the API key (the connection's password) and its host"),
+    ],
+)  # fmt: skip
+def test_a_foreign_refusal_names_where_it_came_from_and_leaves_nothing_in_doubt(
+    status: int, body: bytes, headers: dict[str, str], words: str
+) -> None:
+    answer = Response.received(status, body, headers, base_url="https://shop.example/api/v2")
+    with pytest.raises(TalkableProtocolError) as caught:
+        read_refund(answer)
+    assert words in str(caught.value)
+    # Half a refusal of Talkable's may be whole the next time.
+    assert caught.value.retryable is (status == 400)
+    assert not caught.value.may_have_acted
+    assert caught.value.outcome is Outcome.FAILED
+
+
+def test_a_refusal_that_says_ok_is_believed_in_neither() -> None:
+    with pytest.raises(TalkableProtocolError, match="HTTP 400 with a body that says ok") as caught:
+        read_refund(response({"ok": True}, 400))
+    assert caught.value.may_have_acted

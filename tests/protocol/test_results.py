@@ -46,7 +46,8 @@ def test_the_dictionary_is_json_and_reads_back() -> None:
     result = RefundResult("A", Outcome.REFUNDED, {"id": 1}, None, 200, None, 2)
     values = json.loads(json.dumps(result.as_dict()))
     assert list(values) == [
-        "origin_slug", "outcome", "referral", "origin", "http_status", "error_message", "attempts"
+        "origin_slug", "outcome", "referral", "origin", "late", "http_status", "error_message", "attempts",
+        "void_outcome",
     ]  # fmt: skip
     assert values["outcome"] == "refunded"
     assert RefundResult.from_dict(values) == result

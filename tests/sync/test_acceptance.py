@@ -52,7 +52,7 @@ class Refunds:
             # A full refund is sent again after doubt, and is then already refunded.
             "full": {("refunded", 1, None), ("already_refunded", 1, None)},
             # A partial one is not: whether Talkable took it stays open.
-            "partial": {("refunded", 1, 7.25), ("unconfirmed", 1, 7.25), ("unconfirmed", 0, 0)},
+            "partial": {("refunded", 1, 7.25), ("unconfirmed", 1, 7.25), ("unconfirmed", 0, None)},
         }
         for slug, kind in self.kinds.items():
             origin = held.get(slug, {})

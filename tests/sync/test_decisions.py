@@ -198,3 +198,48 @@ def test_a_retry_of_the_task_does_not_repeat_what_its_first_try_left_unconfirmed
 def test_every_outcome_of_a_lone_entry_leads_to_a_decision() -> None:
     for event in [SUBMITTED, *Outcome]:
         assert outcome(after(FULL, event)) in {"send", "skip"}
+
+
+@pytest.mark.parametrize("row", [FULL, PARTIAL])
+def test_an_unknown_order_of_an_unknown_site_is_not_settled(row: Row) -> None:
+    assert outcome(after(row, "not_found")) == "skip"
+    assert after(row, "not_found", is_doubtful_site=True) == Send()
+    # Its number may have been the wrong one.
+    assert after(row, "not_found", now=replace(row, origin_slug="B"), is_doubtful_site=True) == Send()
+    assert outcome(after(row, "rejected", is_doubtful_site=True)) == "skip"
+    # A resumed run has tried it already.
+    assert outcome(after(row, "not_found@b", is_doubtful_site=True, writer="b")) == "skip"
+
+
+@pytest.mark.parametrize(
+    ("void", "again"),
+    [
+        ("failed", True),
+        ("aborted", True),
+        ("throttled", True),
+        ("updated", False),
+        ("conflict", False),
+        (None, False),
+    ],
+)
+def test_a_whole_refund_whose_referral_is_still_to_be_voided_is_sent_again(
+    void: str | None, again: bool
+) -> None:
+    for row, is_sent in ((FULL, again), (PARTIAL, False)):
+        [entry] = entries(row, "refunded")
+        history = History.of([replace(entry, void_outcome=void)])
+        assert (decide(row, history, void_referral=True) == Send()) is is_sent
+        assert decide(row, history) != Send()
+
+
+def test_an_amount_that_reaches_the_orders_is_a_whole_refund() -> None:
+    whole = replace(PARTIAL, order_subtotal=Decimal("5.0000"))
+    assert (whole.is_whole, whole.refund.is_partial) == (True, False)
+    assert after(whole, "submitted") == Send()
+    assert outcome(after(PARTIAL, "submitted")) == "unconfirmed"
+    # The same refund as one without an amount, and as one from before the order's subtotal was known.
+    sent_whole = [replace(entry, order_subtotal=Decimal(5)) for entry in entries(whole, "refunded")]
+    assert outcome(decide(FULL, History.of(sent_whole))) == "skip"
+    assert outcome(after(PARTIAL, "refunded", now=whole)) == "skip"
+    assert outcome(after(FULL, "refunded", now=whole)) == "skip"
+    assert outcome(after(FULL, "refunded", now=replace(whole, order_subtotal=Decimal(6)))) == "conflict"

@@ -16,13 +16,14 @@ from airflow_provider_talkable.sync.discrepancies import (
     against_ledger,
     against_talkable,
     is_to_be_asked,
-    paid,
     settled_entry,
 )
 from airflow_provider_talkable.sync.rows import Row
 
 DAY = datetime(2026, 1, 2, tzinfo=UTC)
-PENDING = {"id": 7, "status": "pending", "ad_rewarded": False}
+PAID_THEN: Any = {"reward_paid": True, "reward_known_by": "ad_rewarded"}
+PENDING = {"id": 7, "status": "pending", "ad_rewarded": True}
+FLAGGED = {"id": 7, "status": "flagged", "ad_rewarded": True}
 PAID = {"id": 7, "status": "approved", "ad_rewarded": True}
 VOIDED = {"id": 7, "status": "voided", "ad_rewarded": False}
 
@@ -64,9 +65,9 @@ def kinds(row: Row, *entries: Entry) -> list[str]:
         ([entry("refunded", "5"), entry("conflict")], ["different"]),
         ([entry("refunded", refunded_at=None)], ["different"]),
         ([entry("refunded", origin_slug="B")], ["different"]),
-        ([entry("refunded", ad_rewarded=True)], ["rewarded"]),
+        ([entry("refunded", **PAID_THEN)], ["rewarded"]),
         ([entry("refunded", ad_rewarded=False)], []),
-        ([entry("refunded", origin_slug="B", ad_rewarded=True)], ["different", "rewarded"]),
+        ([entry("refunded", origin_slug="B", **PAID_THEN)], ["different", "rewarded"]),
     ],
 )
 def test_a_refund_of_a_whole_order_against_the_ledger(entries: list[Entry], kind: list[str]) -> None:
@@ -74,7 +75,7 @@ def test_a_refund_of_a_whole_order_against_the_ledger(entries: list[Entry], kind
 
 
 def test_a_reward_stays_after_a_partial_refund() -> None:
-    assert kinds(row("5"), entry("refunded", "5", ad_rewarded=True)) == []
+    assert kinds(row("5"), entry("refunded", "5", **PAID_THEN)) == []
 
 
 @pytest.mark.parametrize(("problem", "kind"), [(Outcome.INVALID, "refused"), (Outcome.CONFLICT, "different")])
@@ -93,7 +94,7 @@ def test_a_row_with_a_problem(problem: Outcome, kind: str) -> None:
         ([entry("rejected")], 0),
         ([entry("refunded", "5")], 0),
         ([entry("refunded", "5"), entry("conflict")], 0),
-        ([entry("refunded", ad_rewarded=True)], 0),
+        ([entry("refunded", **PAID_THEN)], 0),
         ([entry("failed"), entry("submitted")], 1),
         ([entry("aborted")], 0),
     ],
@@ -108,8 +109,8 @@ def test_the_message_says_what_is_wrong() -> None:
     assert found.message == "The ledger does not know this refund"
     [found] = against_ledger(row(), History.of([entry("failed")]))
     assert found.message == "The ledger says failed"
-    [found] = against_ledger(row(), History.of([entry("refunded", ad_rewarded=True)]))
-    assert found.message == "The advocate was rewarded before the refund"
+    [found] = against_ledger(row(), History.of([entry("refunded", **PAID_THEN)]))
+    assert found.message == "The advocate was paid before the refund"
     verdict = against_talkable(row(), entry("refunded", referral_id="7"), [PENDING])
     assert isinstance(verdict, Discrepancy)
     assert verdict.message == "Talkable shows its referral as pending: it does not have the refund"
@@ -168,6 +169,8 @@ def test_a_row_with_a_problem_is_not_asked_about() -> None:
         ("7", [VOIDED | {"id": 8}], True),
         ("7", [PAID], "rewarded"),
         ("7", [VOIDED | {"id": 8}, PENDING], "missing"),
+        ("7", [FLAGGED], "missing"),
+        ("7", [{"id": 7}], True),
         (None, [], False),
         (None, [VOIDED, VOIDED], False),
         (None, [VOIDED, PAID], True),
@@ -185,26 +188,46 @@ def test_talkable_was_told_of_a_part_of_what_was_refunded(referral: Any, kind: s
     assert (found.kind if isinstance(found, Discrepancy) else None) == kind
 
 
-def reward(amount: object, status: str = "Paid") -> dict[str, object]:
-    return {"id": 1, "amount": amount, "status": status}
+def test_only_a_reward_that_talkable_shows_has_an_amount() -> None:
+    reward = {"id": 1, "amount": 10, "status": "Paid", "incentive_type": "rebate"}
+    referral = PAID | {"advocate_rewards": [reward]}
+    shown = Discrepancy(Kind.REWARDED, row(), "", None, referral).rewards
+    assert shown is not None
+    assert shown.money == 10
+    assert Discrepancy(Kind.REWARDED, row(), "").rewards is None
+    assert Discrepancy(Kind.MISSING, row(), "", None, referral).rewards is None
 
 
 @pytest.mark.parametrize(
-    ("rewards", "total"),
+    ("referrals", "verdict"),
     [
-        ([reward(10), reward("2.50"), reward(0.1), reward(100, "Unpaid")], "12.6"),
-        ([reward(10, "paid")], "10"),
-        ([reward(None), reward("ten"), reward("NaN"), "x", {}], "0"),
-        (None, "0"),
-        ([], "0"),
+        ([PAID | {"referred_origin_id": 9}], "rewarded"),
+        ([PENDING | {"referred_origin_id": 9}, PAID | {"referred_origin_id": 8}], "missing"),
+        ([PAID | {"referred_origin_id": 8}], False),
+        ([], False),
     ],
 )
-def test_the_sum_of_what_was_paid(rewards: Any, total: str) -> None:
-    assert paid({"advocate_rewards": rewards}) == Decimal(total)
+def test_the_orders_own_id_tells_its_referral_from_others(referrals: Any, verdict: bool | str) -> None:
+    found = against_talkable(row(), entry("refunded", origin_id="9"), referrals)
+    assert (found.kind if isinstance(found, Discrepancy) else found) == verdict
 
 
-def test_only_a_reward_that_talkable_shows_has_an_amount() -> None:
-    referral = PAID | {"advocate_rewards": [reward(10)]}
-    assert Discrepancy(Kind.REWARDED, row(), "", None, referral).reward == 10
-    assert Discrepancy(Kind.REWARDED, row(), "").reward is None
-    assert Discrepancy(Kind.MISSING, row(), "", None, referral).reward is None
+@pytest.mark.parametrize(
+    ("counted", "told_then", "found"),
+    [("30", "30", []), ("20", "50", ["different"]), ("30.004", "30", []), (None, "30", []), ("30", None, [])],
+)
+def test_what_talkable_counts_otherwise_is_different(
+    counted: str | None, told_then: str | None, found: list[str]
+) -> None:
+    amounts: Any = {
+        name: None if text is None else Decimal(text)
+        for name, text in (("counted_subtotal", counted), ("sent_subtotal", told_then))
+    }
+    assert kinds(row("5"), entry("refunded", "5", **amounts)) == found
+
+
+def test_a_refund_that_is_not_counted_is_refused_and_an_unknown_site_unsettled() -> None:
+    assert kinds(row(), entry("not_counted")) == ["refused"]
+    history = History.of([entry("not_found")])
+    assert against_ledger(row(), history) == []
+    assert [d.kind for d in against_ledger(row(), history, is_doubtful_site=True)] == ["unsettled"]

@@ -27,6 +27,8 @@ Engines = Callable[[URL], Engine]
 COLUMNS = (
     "entry_id, logged_at, event, site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, "
     "http_status, error_message, attempts, referral_id, referral_status, ad_rewarded, "
+    "order_subtotal, partially_refunded, counted_subtotal, sent_subtotal, origin_id, reward_paid, "
+    "reward_known_by, void_outcome, "
     "dag_id, run_id, task_id, map_index, try_number"
 )
 WHEN = datetime(2026, 4, 27, 7, 0, 0, 123000, tzinfo=UTC)
@@ -70,7 +72,8 @@ def test_it_is_made_on_first_use_with_the_promised_columns(engine: Engine, ledge
     lengths = {name: getattr(column["type"], "length", None) for name, column in columns.items()}
     assert {name: length for name, length in lengths.items() if length} == {
         "site_slug": 128, "refund_key": 512, "entry_id": 24, "event": 32, "referral_id": 64,
-        "referral_status": 32, "dag_id": 250, "run_id": 250, "task_id": 250,
+        "referral_status": 32, "origin_id": 64, "reward_known_by": 32, "void_outcome": 32,
+        "dag_id": 250, "run_id": 250, "task_id": 250,
     }  # fmt: skip
     key = inspect(engine).get_pk_constraint("talkable_refund_ledger")["constrained_columns"]
     assert key == ["site_slug", "refund_key", "entry_id"]

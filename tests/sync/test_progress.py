@@ -93,14 +93,14 @@ def test_figures_are_pushed_rounded() -> None:
 
 def test_only_what_was_refunded_counts_as_in_time_or_late() -> None:
     summary = Summary()
-    summary.count(ROW, Outcome.REFUNDED, referral_id=1, ad_rewarded=True)
-    summary.count(ROW, Outcome.REFUNDED, referral_id=2, ad_rewarded=False)
-    summary.count(ROW, Outcome.REFUNDED)
-    summary.count(ROW, Outcome.ALREADY_REFUNDED)
+    summary.count(ROW, Outcome.REFUNDED, is_referred=True, late=True)
+    summary.count(ROW, Outcome.REFUNDED, is_referred=True, late=False)
+    summary.count(ROW, Outcome.REFUNDED, late=None)
+    summary.count(ROW, Outcome.ALREADY_REFUNDED, late=None)
     summary.count(ROW, Outcome.NOT_FOUND)
     assert (summary.referred, summary.rewarded, summary.referral_unknown) == (2, 1, 1)
     lines = summary.lines()
-    assert "Too late, the advocate had been rewarded: 1 of 2 referred orders" in lines
+    assert "Too late, the advocate had been paid: 1 of 2 referred orders" in lines
     assert "Of 1 refunds Talkable did not say whether they were in time" in lines
     assert not any("late" in line or "in time" in line for line in Summary().lines())
 

@@ -101,11 +101,19 @@ def test_the_newest_failures_come_first_and_the_limit_cuts_the_oldest(write: Wri
 
 
 def test_late_is_what_was_refunded_after_the_reward(write: Write, read: Read) -> None:
-    write("refunded", "late", ad_rewarded=True)
-    write("refunded", "in time", ad_rewarded=False)
+    write("refunded", "late", reward_paid=True, reward_known_by="rewards")
+    write("refunded", "in time", reward_paid=False, reward_known_by="status", ad_rewarded=True)
     write("refunded", "unknown", ad_rewarded=None)
-    write("already_refunded", "earlier", ad_rewarded=True)
-    assert read().rewarded == 1
+    write("refunded", "a part", refund_subtotal=5, reward_paid=True, reward_known_by="rewards")
+    write("rejected", "not taken", reward_paid=True, reward_known_by="rewards")
+    write(
+        "already_refunded", "all of it", refund_subtotal=5, order_subtotal=5, reward_paid=True,
+        reward_known_by="status"
+    )  # fmt: skip
+    # As entries were before the columns that say it.
+    write("refunded", "older, late", referral_id="7", referral_status="approved", ad_rewarded=True)
+    write("refunded", "older, pending", referral_id="7", referral_status="pending", ad_rewarded=True)
+    assert read().rewarded == 3
 
 
 def test_a_period_begins_with_its_first_moment_and_ends_before_its_last(write: Write, read: Read) -> None:

@@ -154,7 +154,7 @@ def test_a_sync_from_the_trigger_form_to_the_log(page: Page, deployment: Deploym
     log = page.get_by_role("code").first
     expect(log).to_contain_text("The query returned 40 rows, 40 refunds")
     expect(log).to_contain_text("Refunds: 38 refunded, 2 not_found; 0 settled before")
-    expect(log).to_contain_text("Too late, the advocate had been rewarded: 3 of 38 referred orders")
+    expect(log).to_contain_text("Too late, the advocate had been paid: 3 of 38 referred orders")
     screenshot(page, "sync", height=600)
     held = talkable.snapshot()["my-store"]
     assert {slug for slug, origin in held.items() if origin["times_refunded"]} == {
