@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import imports, pacing, rows, servers
+from benchmarks import connections, imports, pacing, rows, servers
 from benchmarks.scheduler import DAG_IDS, TASKS, scheduler
 from benchmarks.ways import IN_FLIGHT, Named, all_ways
 
@@ -114,6 +114,19 @@ def rate_of_unknown(named: Named, url: str, seconds: float) -> float:
         count = min(1_000, count * IN_FLIGHT)
     servers.register(url, range(_NEXT[0], _NEXT[0] + count))
     return rate(named, url, count)[0]
+
+
+def of_parts() -> list[str]:
+    """Partial refunds beside full ones."""
+    lines = []
+    for distance in connections.DISTANCES:
+        full, partial = connections.rates(distance, RUNS)
+        cells = (f"{distance} ms", f"{median(full):,.0f}", f"{median(partial):,.0f}")
+        lines.append((*cells, *compared(partial, full)))
+    return table(
+        ("a round trip", "full refunds/s", "partial refunds/s", "beside full ones", "lowest to highest"),
+        lines,
+    )
 
 
 def mapped(url: str, database: str) -> list[str]:
@@ -303,6 +316,13 @@ def main() -> None:
         part("Rows", "Whole syncs on PostgreSQL, each in a process of its own.", by_rows(url, database))
         with servers.postgres() as metadata:
             part("Operators", "From the DAG run's start to its end.", mapped(url, metadata))
+    part(
+        "Partial refunds",
+        "`refund_many` to a server to which a connection takes a round trip, as does each answer; "
+        f"{connections.IN_FLIGHT} requests in flight. Full refunds share connections that are kept, each "
+        "partial one has its own. TLS would add another round trip to each connection.",
+        of_parts(),
+    )
     part(
         "Hidden limits",
         f"The sandbox's bucket holds one second's worth; {pacing.MEASURED} s after the first "

@@ -83,7 +83,7 @@ def constant() -> Iterator[tuple[str, str]]:
             ]
             command += ["--port", str(port), "benchmarks.constant:answer"]
         with process(command):
-            _wait_for(port)
+            wait_for(port)
             yield f"http://127.0.0.1:{port}", name
 
 
@@ -93,7 +93,7 @@ def sandbox(*flags: str) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "airflow_provider_talkable.sandbox", "--port", str(port), *flags]
     with process(command):
-        _wait_for(port)
+        wait_for(port)
         yield f"http://127.0.0.1:{port}"
 
 
@@ -147,7 +147,8 @@ def free_port() -> int:
         return port
 
 
-def _wait_for(port: int) -> None:
+def wait_for(port: int) -> None:
+    """Return once something listens there."""
     deadline = time.monotonic() + 30
     while True:
         try:
