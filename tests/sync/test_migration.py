@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, inspect
-from sqlalchemy.engine import URL
+from sqlalchemy import inspect
+from sqlalchemy.engine import URL, Engine
 from sqlalchemy.schema import CreateTable
 
 from airflow_provider_talkable import LedgerError
