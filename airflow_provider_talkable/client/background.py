@@ -29,18 +29,15 @@ class BackgroundLoop:
             future.cancel()
             raise
 
-    def close(self, last: Coroutine[Any, Any, object] | None = None) -> None:
+    def close(self, last: Coroutine[Any, Any, object]) -> None:
         """Stop it, once it has run a last coroutine."""
         self.loop.call_soon_threadsafe(self._end, last)
         # The thread cannot wait for itself, as when garbage is collected in it.
         if threading.current_thread() is not self._thread:
             self._thread.join(_LONGEST_END)
 
-    def _end(self, last: Coroutine[Any, Any, object] | None) -> None:
-        if last is None:
-            self.loop.stop()
-        else:
-            self.loop.create_task(last).add_done_callback(lambda _: self.loop.stop())
+    def _end(self, last: Coroutine[Any, Any, object]) -> None:
+        self.loop.create_task(last).add_done_callback(lambda _: self.loop.stop())
 
     def _run(self) -> None:
         try:

@@ -313,11 +313,10 @@ class TalkableAsyncHook(BaseHook):
         connection = await get_async_connection(self.talkable_conn_id)
         # To read the extra, Airflow before 3.3.2 calls its supervisor, which it cannot on the event loop.
         config = await sync_to_async(config_of)(connection)
-        if self._config is None or config != self._config:
-            # Otherwise the one that knows already how the key is sent.
+        if self._config != config:
             self._config = config
-        config = self._config
-        return AsyncTalkableClient(config, self._policy)
+        # An equal one that was used before knows already how the key is sent.
+        return AsyncTalkableClient(self._config or config, self._policy)
 
 
 def config_of(connection: Connection) -> ClientConfig:
