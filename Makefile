@@ -4,8 +4,8 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One more than there are processors, since tests wait for other things too.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# More than there are processors, since most tests wait for something else half of the time.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2 + 1)
 TESTS := -m pytest --numprocesses=$(WORKERS)
 # uv trusts the certificates that pip trusts.
 export UV_SYSTEM_CERTS := 1
@@ -78,25 +78,26 @@ dist: $(VENV)/installed  ## Build what is released, and check what is in it
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m pytest tests/release
 
-audit: dist  ## Look for known weaknesses in what the wheel needs, and list that in sbom.cdx.json
+audit: dist $(VENV)-audit/installed  ## Look for known weaknesses in what the wheel needs, and list that in sbom.cdx.json
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-wheel
 	$(BIN)/uv pip install --quiet --python $(VENV)-wheel/bin/python \
 	  --constraint requirements/dev.txt dist/*.whl
-	$(BIN)/cyclonedx-py environment --output-reproducible --output-file sbom.cdx.json $(VENV)-wheel
+	$(VENV)-audit/bin/cyclonedx-py environment --output-reproducible --output-file sbom.cdx.json $(VENV)-wheel
 	$(BIN)/uv pip freeze --python $(VENV)-wheel/bin/python --exclude airflow-provider-talkable \
 	  >$(VENV)-wheel/requirements.txt
-	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement $(VENV)-wheel/requirements.txt
+	$(VENV)-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement $(VENV)-wheel/requirements.txt
 
-LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --upgrade \
+LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
 
 lock: $(VENV)/installed  ## Pin the development packages anew
 	for group in dev bench airflow-2.11 airflow-3.0 airflow-3.1 airflow-3.2; do \
-	  $(LOCK) --group $$group --output-file requirements/$$group.txt || exit 1; \
+	  $(LOCK) pyproject.toml --group $$group --output-file requirements/$$group.txt || exit 1; \
 	done
+	$(LOCK) --group audit --output-file requirements/audit.txt
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-bench $(VENV)-wheel .nox .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist sbom.cdx.json docs/_build
+	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-audit $(VENV)-bench $(VENV)-wheel .nox .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist sbom.cdx.json docs/_build
 
 # uv installs everything, itself excepted: it comes from the pins of the others.
 $(VENV)/installed: requirements/dev.txt pyproject.toml
@@ -115,6 +116,11 @@ $(VENV)-airflow-2/installed: requirements/airflow-2.11.txt pyproject.toml $(VENV
 $(VENV)-bench/installed: requirements/bench.txt pyproject.toml $(VENV)/installed
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-bench
 	$(call install,$(VENV)-bench,requirements/bench.txt)
+
+$(VENV)-audit/installed: requirements/audit.txt $(VENV)/installed
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-audit
+	@$(BIN)/uv pip install --quiet --python $(VENV)-audit/bin/python --require-hashes --requirement requirements/audit.txt
+	@touch $@
 
 # What is pinned is installed, checked against its hashes, and nothing else: the package itself goes in
 # without dependencies and is built by the pinned hatchling. The list of what was installed is left out.
