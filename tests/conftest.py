@@ -163,6 +163,10 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callab
 
     # Not below pytest's own folder: a socket's path may have some hundred characters only.
     server = get_server(tempfile.mkdtemp(prefix="talkable-pg-"), cleanup_mode="delete")
+    # Its data need not outlive the machine; waiting for the disk takes most of some tests' time.
+    for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+        server.psql(f"ALTER SYSTEM SET {setting} = off")
+    server.psql("SELECT pg_reload_conf()")
     numbers = count(1)
 
     def new_database() -> URL:

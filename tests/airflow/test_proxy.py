@@ -204,7 +204,7 @@ def test_a_proxy_that_refuses_sees_none_either(
 ) -> None:
     monkeypatch.setattr("random.uniform", lambda low, high: 0.0)
     with Peer(answering(answer)) as proxy:
-        connect(talkable, proxy.address, ca_bundle=str(certificate[0]), timeout=0.5)
+        connect(talkable, proxy.address, ca_bundle=str(certificate[0]), timeout=0.1)
         with pytest.raises(TalkableError, match=r"proxy|failed"):
             send(warehouse)
     assert proxy.requests

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import multiprocessing
 import random
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 
 import pytest
+from sqlalchemy import create_engine
 
+from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.pacing import Pace
+from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Dials
+from airflow_provider_talkable.sync.ledger import Ledger
+from airflow_provider_talkable.sync.query import rows_of
+from airflow_provider_talkable.sync.run import RefundSync, Rules
+from airflow_provider_talkable.sync.snapshot import Snapshot
 from tests.conftest import KEY
 from tests.shop import SQL, Shop, wait_for_requests
 
@@ -86,30 +91,24 @@ def test_ten_thousand_refunds_through_faults_and_a_hidden_limit(postgres_shop: S
     assert len(shop.ledger()) == before
 
 
-WORKER = f"""
-import json, sys
-from sqlalchemy import create_engine
-from airflow_provider_talkable.client.pacing import Pace
-from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.retries import RetryPolicy
-from airflow_provider_talkable.sync.ledger import Ledger
-from airflow_provider_talkable.sync.query import rows_of
-from airflow_provider_talkable.sync.run import RefundSync, Rules
-from airflow_provider_talkable.sync.snapshot import Snapshot
+def work(database: str, talkable: str, in_flight: int, said: Connection) -> None:
+    """Sync, and say when it begins and what came of it."""
+    engine = create_engine(database)
+    with Snapshot() as snapshot:
+        ledger = Ledger(engine)
+        ledger.open()
+        snapshot.fill(rows_of(engine, SQL, site_slug="my-store"))
+        said.send("begins")
+        config = ClientConfig.parse(host=talkable, api_key=KEY)
+        pace = Pace(in_flight, initial_rate=None)
+        sync = RefundSync(snapshot, ledger, config, policy=RetryPolicy(), pace=pace, rules=Rules())
+        sync.run()
+        said.send(sync.summary.as_dict())
 
-database, talkable, in_flight = sys.argv[1:]
-engine = create_engine(database)
-with Snapshot() as snapshot:
-    ledger = Ledger(engine)
-    ledger.open()
-    snapshot.fill(rows_of(engine, {SQL!r}, site_slug="my-store"))
-    print("begins", flush=True)
-    config = ClientConfig.parse(host=talkable, api_key={KEY!r})
-    pace = Pace(int(in_flight), initial_rate=None)
-    sync = RefundSync(snapshot, ledger, config, policy=RetryPolicy(), pace=pace, rules=Rules())
-    sync.run()
-    print(json.dumps(sync.summary.as_dict()))
-"""
+
+# Imports what the workers need once, and forks each of them.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
 
 
 class Worker:
@@ -117,23 +116,32 @@ class Worker:
 
     def __init__(self, shop: Shop, *, in_flight: int) -> None:
         database = shop.engine.url.render_as_string(hide_password=False)
-        command = [sys.executable, "-c", WORKER, database, shop.sandbox.url, str(in_flight)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._said, said = PROCESSES.Pipe(duplex=False)
+        self._process = PROCESSES.Process(target=work, args=(database, shop.sandbox.url, in_flight, said))
+        self._process.start()
+        said.close()
 
     def begins(self) -> None:
-        assert self._process.stdout
-        assert self._process.stdout.readline() == "begins\n"
+        assert self._said.recv() == "begins"
 
     def kill(self) -> None:
-        assert self._process.poll() is None, "it was too fast to be killed"
-        self._process.send_signal(signal.SIGKILL)
-        self._process.communicate()
+        assert not self._said.poll(), "it was too fast to be killed"
+        self._process.kill()
+        self._process.join()
 
     def result(self) -> dict[str, object]:
-        output, _ = self._process.communicate(timeout=120)
-        assert self._process.returncode == 0
-        result: dict[str, object] = json.loads(output.splitlines()[-1])
+        self._process.join(timeout=120)
+        assert self._process.exitcode == 0
+        *_, result = self._everything_said()
+        assert isinstance(result, dict)
         return result
+
+    def _everything_said(self) -> Iterator[object]:
+        while self._said.poll():
+            try:
+                yield self._said.recv()
+            except EOFError:
+                return
 
 
 @pytest.mark.takes_long
