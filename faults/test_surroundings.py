@@ -22,7 +22,7 @@ from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.sandbox import Dials
 from airflow_provider_talkable.sync.run import RefundSync
 from faults.conftest import Record
-from tests.conftest import Sandboxes
+from tests.conftest import KEY, Sandboxes
 from tests.shop import Shop, wait_for_requests
 from tests.sync.test_acceptance import Refunds
 from tests.sync.test_run import crashed
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 SYNC = """
 import json, sys
 from types import SimpleNamespace
-from tests.sync.test_acceptance import work
+from tests.sync.worker import work
 
-database, talkable, in_flight = sys.argv[1:]
-work(database, talkable, int(in_flight), SimpleNamespace(send=lambda said: print(json.dumps(said))))
+database, talkable, api_key = sys.argv[1:]
+work(database, talkable, api_key, 16, SimpleNamespace(send=lambda said: print(json.dumps(said))))
 """
 
 
@@ -138,7 +138,7 @@ def test_no_room_for_the_snapshot(postgres_shop: Shop, small_disk: Path, record:
         )
     # In a process of its own: SQLite looks for TMPDIR once.
     database = shop.engine.url.render_as_string(hide_password=False)
-    command = [sys.executable, "-c", SYNC, database, shop.sandbox.url, "16"]
+    command = [sys.executable, "-c", SYNC, database, shop.sandbox.url, KEY]
     environment = {**os.environ, "TMPDIR": str(small_disk)}
 
     def run() -> subprocess.CompletedProcess[str]:

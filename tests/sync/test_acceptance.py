@@ -8,21 +8,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 
 import pytest
-from sqlalchemy import create_engine
 
-from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.pacing import Pace
-from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Dials
-from airflow_provider_talkable.sync.ledger import Ledger
-from airflow_provider_talkable.sync.query import rows_of
-from airflow_provider_talkable.sync.run import RefundSync, Rules
-from airflow_provider_talkable.sync.snapshot import Snapshot
 from tests.conftest import KEY
-from tests.shop import SQL, Shop, wait_for_requests
+from tests.shop import Shop, wait_for_requests
+from tests.sync.worker import work
 
 
 class Refunds:
@@ -91,24 +84,9 @@ def test_ten_thousand_refunds_through_faults_and_a_hidden_limit(postgres_shop: S
     assert len(shop.ledger()) == before
 
 
-def work(database: str, talkable: str, in_flight: int, said: Connection) -> None:
-    """Sync, and say when it begins and what came of it."""
-    engine = create_engine(database)
-    with Snapshot() as snapshot:
-        ledger = Ledger(engine)
-        ledger.open()
-        snapshot.fill(rows_of(engine, SQL, site_slug="my-store"))
-        said.send("begins")
-        config = ClientConfig.parse(host=talkable, api_key=KEY)
-        pace = Pace(in_flight, initial_rate=None)
-        sync = RefundSync(snapshot, ledger, config, policy=RetryPolicy(), pace=pace, rules=Rules())
-        sync.run()
-        said.send(sync.summary.as_dict())
-
-
 # Imports what the workers need once, and forks each of them.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload([__name__])
+PROCESSES.set_forkserver_preload([work.__module__])
 
 
 class Worker:
@@ -117,7 +95,9 @@ class Worker:
     def __init__(self, shop: Shop, *, in_flight: int) -> None:
         database = shop.engine.url.render_as_string(hide_password=False)
         self._said, said = PROCESSES.Pipe(duplex=False)
-        self._process = PROCESSES.Process(target=work, args=(database, shop.sandbox.url, in_flight, said))
+        self._process = PROCESSES.Process(
+            target=work, args=(database, shop.sandbox.url, KEY, in_flight, said)
+        )
         self._process.start()
         said.close()
 
