@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Boolean, Column, Integer, String, Text
+from sqlalchemy import Boolean, Column, Integer, String, Text, text
 
 from airflow_provider_talkable.protocol.answers import counted_subtotal_of, order_subtotal_of
 from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.sync.decisions import Entry
+from airflow_provider_talkable.sync.decisions import SUBMITTED, Entry
 from airflow_provider_talkable.sync.rows import MAX_KEY, MAX_SITE, Row
 from airflow_provider_talkable.sync.tables import added, amount_type, moment_type, storable
 
@@ -22,6 +22,8 @@ Key = tuple[str, str]
 
 TASK = ("dag_id", "run_id", "task_id", "map_index")
 """The columns that say which task wrote an entry, whichever try of it."""
+OF_OUTCOMES = text(f"event <> '{SUBMITTED}'")
+"""The condition that an entry says what became of a refund; orders are looked up among these only."""
 READ = tuple(name for name in Entry.__dataclass_fields__ if name != "is_of_this_task")
 """The columns that :func:`entry_of` takes."""
 

@@ -17,6 +17,7 @@ from sqlalchemy.sql import ColumnElement
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.sync.decisions import SUBMITTED, TICKS, Entry, History
 from airflow_provider_talkable.sync.entries import (
+    OF_OUTCOMES,
     Key,
     Values,
     columns,
@@ -67,7 +68,9 @@ class Ledger:
         writer: str | None = None,
     ) -> None:
         self.writer = writer or secrets.token_hex(4)
-        self._own = OwnTable(engine, "ledger", table, schema, columns(), indexed="origin_slug")
+        self._own = OwnTable(
+            engine, "ledger", table, schema, columns(), indexed="origin_slug", indexed_where=OF_OUTCOMES
+        )
         self._engine = engine
         self._table = self._own.table
         self.name = self._own.name

@@ -13,7 +13,7 @@ from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.sync.decisions import Entry
-from airflow_provider_talkable.sync.entries import READ, TASK, Key, entry_of, exact
+from airflow_provider_talkable.sync.entries import OF_OUTCOMES, READ, TASK, Key, entry_of, exact
 from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.tables import OwnTable
@@ -78,6 +78,7 @@ class Lookups:
                 .where(
                     columns.site_slug == site,
                     columns.origin_slug.in_(sorted(of_site)),
+                    OF_OUTCOMES,
                     columns.event.in_((*_TAKEN, Outcome.UNCONFIRMED.value)),
                 )
                 .order_by(columns.entry_id)
