@@ -27,7 +27,8 @@ from airflow_provider_talkable.sync.discrepancies import (
     is_to_be_asked,
     settled_entry,
 )
-from airflow_provider_talkable.sync.ledger import Ledger, TaskRun, Values, task_columns
+from airflow_provider_talkable.sync.entries import Values, task_columns
+from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
 from airflow_provider_talkable.sync.rows import MAX_KEY, MAX_SITE, Row
 from airflow_provider_talkable.sync.sites import doubtful_sites
 from airflow_provider_talkable.sync.snapshot import Snapshot
