@@ -47,6 +47,7 @@ with DAG(
         parameters={"since": "{{ params.since }}", "until": "{{ params.until }}"},
         preview="{{ params.preview }}",
         resend="{{ params.resend or [] }}",
+        void_referral=True,
         max_rate=20,
         max_failure_ratio=0.05,
     )

@@ -79,7 +79,7 @@ def deployment(
     """An Airflow with the example DAGs and no connection to Talkable, in which nobody has to log in."""
     home = tmp_path_factory.mktemp("airflow")
     with ExitStack() as opened:
-        sandbox = opened.enter_context(Sandbox(api_key=KEY, generation="seed"))
+        sandbox = opened.enter_context(Sandbox(api_key=KEY))
         airflow = Airflow(home, sandbox)
         fill(sandbox, home / "warehouse.sqlite")
         metadata, warehouse = (
