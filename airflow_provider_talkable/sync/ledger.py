@@ -39,7 +39,8 @@ from sqlalchemy.sql import ColumnElement, Insert
 from airflow_provider_talkable.protocol.answers import counted_subtotal_of, order_subtotal_of
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.sync.decisions import SUBMITTED, TICKS, Entry, History
+from airflow_provider_talkable.sync.entries import SETTLED, SUBMITTED, TICKS, Entry, History, Settlement
+from airflow_provider_talkable.sync.liveness import longest_sending
 from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import MAX_KEY, MAX_SITE, Row
 from airflow_provider_talkable.sync.tables import OwnTable, added, amount_type, moment_type, storable
@@ -111,6 +112,8 @@ class Ledger:
         self._task_run = {name: getattr(task_run or TaskRun(), name) for name in TaskRun.__slots__}
         self._ticks = 0
         self._tried: frozenset[str] = frozenset()
+        self.longest_sending = longest_sending()
+        """For how long this run may be sending a refund once it has submitted it."""
 
     def open(self, *, create: bool = True) -> bool:
         """Make the table if it is missing; if it is not, check its columns and add those that came later.
@@ -205,7 +208,22 @@ class Ledger:
 
     def submitted(self, row: Row) -> Values:
         """The entry that a refund is about to be sent."""
-        return self._entry(row, SUBMITTED)
+        return self._entry(row, SUBMITTED, sending_until=datetime.now(UTC) + self.longest_sending)
+
+    def settlement(self, row: Row, event: Settlement, history: History, *, by: str, note: str) -> Values:
+        """The entry that a person has looked a refund up in Talkable.
+
+        It sorts right after the newest entry that it knows of: what a run writes meanwhile counts more.
+        """
+        return self._entry(
+            row,
+            event.value,
+            attempts=0,
+            settles=" ".join(doubt.entry_id for doubt in history.doubts) or None,
+            settled_by=storable(by),
+            settled_note=storable(note),
+            **self._sorted(history.newest.entry_id if history.newest else None),
+        )
 
     def outcome(
         self,
@@ -324,13 +342,16 @@ class Ledger:
                     .where(
                         columns.site_slug == site,
                         columns.origin_slug.in_(sorted(of_site)),
-                        columns.event.in_((*_TAKEN, Outcome.UNCONFIRMED.value)),
+                        columns.event.in_((*_TAKEN, Outcome.UNCONFIRMED.value, *SETTLED)),
                     )
                     .order_by(columns.entry_id)
                 )
                 for slug, key, event, amount, whole in connection.execute(query):
-                    taken = Taken(key, Outcome(event), _amount(amount), _amount(whole))
-                    found.setdefault((site, slug), {})[key] = taken
+                    by_key = found.setdefault((site, slug), {})
+                    if event == Settlement.NOT_REFUNDED:
+                        by_key.pop(key, None)
+                    else:
+                        by_key[key] = Taken(key, event, _amount(amount), _amount(whole))
         return {order: list(by_key.values()) for order, by_key in found.items()}
 
     def _append(self, entries: Sequence[Values]) -> None:
@@ -403,6 +424,10 @@ def _columns() -> list[Column[Any]]:
         added(Column("partially_refunded", Boolean)),
         added(Column("sent_subtotal", amount_type())),
         added(Column("origin_id", String(64))),
+        added(Column("sending_until", moment_type())),
+        added(Column("settles", Text)),
+        added(Column("settled_by", Text)),
+        added(Column("settled_note", Text)),
         *task_columns(),
     ]
 
@@ -430,9 +455,9 @@ def _site(row: Row) -> str:
 def _read(values: Iterable[Any]) -> Entry:
     *columns, is_of_this_task = values
     read = dict(zip(_READ, columns, strict=True))
-    moment = read["refunded_at"]
-    if moment is not None:
-        read["refunded_at"] = in_utc(moment)
+    for name in ("refunded_at", "sending_until"):
+        if read[name] is not None:
+            read[name] = in_utc(read[name])
     for name in _AMOUNTS:
         read[name] = _amount(read[name])
     return Entry(**read, is_of_this_task=bool(is_of_this_task))

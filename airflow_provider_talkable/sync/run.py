@@ -26,17 +26,10 @@ from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.sync.decisions import (
-    Decision,
-    Entry,
-    History,
-    Note,
-    Send,
-    Skip,
-    counts_otherwise,
-    decide,
-)
+from airflow_provider_talkable.sync.decisions import Decision, Note, Send, Skip, decide
+from airflow_provider_talkable.sync.entries import Entry, History, counts_otherwise
 from airflow_provider_talkable.sync.ledger import Key, Ledger, Values
+from airflow_provider_talkable.sync.liveness import longest_sending
 from airflow_provider_talkable.sync.orders import Taken, judged, others_than, sent_in_all
 from airflow_provider_talkable.sync.progress import Progress
 from airflow_provider_talkable.sync.rows import Row
@@ -61,13 +54,14 @@ class Rules:
     """What a sync does beyond the plain case.
 
     :param resend: Outcomes to try again although they are settled or held: ``not_found``,
-        ``rejected``, ``unconfirmed``, ``conflict``.
+        ``not_counted``, ``rejected``, ``conflict``.
     :param abort_after: Stop after so many identical refusals in a row, whether Talkable rejects them or
         somebody else answers: what is wrong with one refund is then wrong with all.
     :param fetch_referral: Ask for the referral where Talkable answers a refund with the origin alone.
     :param void_referral: Void the referral of whole refunds that Talkable has.
     :param pause_when_throttled: Stop, to be resumed, once a site is throttled for longer than the
         policy's patience. Otherwise what is left for that site becomes ``throttled``.
+    :param resend_keys: Refunds to send again whatever holds them, unless Talkable has them.
     """
 
     resend: frozenset[Outcome] = frozenset()
@@ -75,6 +69,7 @@ class Rules:
     fetch_referral: bool = False
     void_referral: bool = False
     pause_when_throttled: bool = False
+    resend_keys: frozenset[str] = frozenset()
 
 
 class RefundSync:
@@ -109,6 +104,7 @@ class RefundSync:
         """The site that is throttled, if the run is to be resumed later."""
         self._snapshot = snapshot
         self._ledger = ledger
+        ledger.longest_sending = longest_sending(config.timeout, policy, pace)
         self._rules = rules
         self._streak = _Streak(rules.abort_after)
         self._sender = Sender[Row, Refund, RefundResult](
@@ -284,6 +280,7 @@ class RefundSync:
             row,
             history,
             resend=self._rules.resend,
+            resend_keys=self._rules.resend_keys,
             writer=self._ledger.writer,
             is_doubtful_site=self._sites.is_doubtful(row.site_slug),
             void_referral=self._rules.void_referral,
