@@ -9,8 +9,8 @@ from collections.abc import Set as AbstractSet
 from airflow_provider_talkable.client.lanes import Lane
 from airflow_provider_talkable.protocol.errors import TalkableError
 from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.sync.columns import Key
 from airflow_provider_talkable.sync.decisions import Decision, History, Note, Send, Skip, decide
-from airflow_provider_talkable.sync.entries import Key
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.records import Records
 from airflow_provider_talkable.sync.rows import Row

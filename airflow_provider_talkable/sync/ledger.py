@@ -15,8 +15,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.sync.decisions import SUBMITTED, TICKS, Entry, History
-from airflow_provider_talkable.sync.entries import (
+from airflow_provider_talkable.sync.columns import (
     OF_OUTCOMES,
     Key,
     Values,
@@ -25,6 +24,7 @@ from airflow_provider_talkable.sync.entries import (
     values_of_outcome,
     values_of_restated,
 )
+from airflow_provider_talkable.sync.decisions import SUBMITTED, TICKS, Entry, History
 from airflow_provider_talkable.sync.inserts import Inserts
 from airflow_provider_talkable.sync.lookups import Lookups
 from airflow_provider_talkable.sync.orders import Taken

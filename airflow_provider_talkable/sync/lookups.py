@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.sync.columns import OF_OUTCOMES, READ, TASK, Key, entry_of, exact
 from airflow_provider_talkable.sync.decisions import Entry
-from airflow_provider_talkable.sync.entries import OF_OUTCOMES, READ, TASK, Key, entry_of, exact
 from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.tables import OwnTable

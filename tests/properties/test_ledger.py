@@ -35,8 +35,8 @@ from airflow_provider_talkable.protocol.errors import (
     TalkableThrottled,
 )
 from airflow_provider_talkable.sync import ledger as ledger_module
+from airflow_provider_talkable.sync.columns import Values
 from airflow_provider_talkable.sync.decisions import SUBMITTED, History, Note, Send, decide
-from airflow_provider_talkable.sync.entries import Values
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.rows import Row
 

@@ -1,4 +1,4 @@
-"""Entries of the ledger: their columns, what each says of a refund, and reading one."""
+"""The columns of the ledger, and what an entry says in them."""
 
 from __future__ import annotations
 
