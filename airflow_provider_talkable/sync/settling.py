@@ -13,8 +13,9 @@ from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_talkable.protocol.errors import InvalidRefund, TalkableError, printable
 from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.sync.columns import Key, in_utc
 from airflow_provider_talkable.sync.entries import HAS_IT, SUBMITTED, Entry, History, Settlement
-from airflow_provider_talkable.sync.ledger import Key, Ledger, in_utc
+from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.standing import Period, is_newest
 

@@ -14,8 +14,9 @@ from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.elements import Label, Null
 
 from airflow_provider_talkable.protocol.rewards import is_late
+from airflow_provider_talkable.sync.columns import in_utc
 from airflow_provider_talkable.sync.entries import HAS_IT, payment_of_entry
-from airflow_provider_talkable.sync.ledger import Ledger, in_utc
+from airflow_provider_talkable.sync.ledger import Ledger
 
 _SUCCESSES = sorted(HAS_IT)
 _SHOWN = ("site_slug", "refund_key", "origin_slug", "event", "error_message", "logged_at")

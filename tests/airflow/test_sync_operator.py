@@ -249,7 +249,7 @@ def an_earlier_run() -> TaskInstance:
 
 @pytest.mark.parametrize(
     "named",
-    [["b", "gone"], {"b", "gone"}, '["b", "gone"]', "['b', 'gone']", "{{ params.keys }}"],
+    [["b", "gone"], {"b", "gone"}, '["b", "gone"]', "['b', 'gone']", "{{ params.again }}"],
     ids=["list", "set", "JSON", "Python", "template"],
 )
 @pytest.mark.parametrize("preview", [True, False])
@@ -265,7 +265,7 @@ def test_the_refunds_that_are_named_are_sent_again(
     with closing(sqlite3.connect(shop.path)) as ledger, ledger:
         ledger.execute("UPDATE talkable_refund_ledger SET sending_until = '2026-01-01 00:00:00.000000'")
     caplog.set_level("INFO")
-    summary = shop.run(resend_keys=named, preview=preview, params={"keys": ["b", "gone"]})
+    summary = shop.run(resend_keys=named, preview=preview, params={"again": ["b", "gone"]})
     assert summary["outcomes"] == ({"to_send": 1} if preview else {"refunded": 1})
     assert (summary["skipped"], summary["unmatched_keys"]) == (2, ["gone"])
     assert "resend_keys: no row has 'gone'; nothing was sent for it" in caplog.messages
@@ -314,7 +314,7 @@ def test_a_key_of_several_sites_is_refused_before_anything_is_sent(shop: Shop) -
             "resend='unconfirmed': Talkable may have some of these refunds, and would count them twice",
         ),
         ({"resend_keys": {"a": 1}}, "resend_keys={'a': 1}: is a mapping; give a list of refund keys"),
-        ({"resend_keys": "[a"}, "resend_keys='[a': looks like a list but reads as neither JSON nor Python"),
+        ({"resend_keys": "[a"}, r"resend_keys='\[a': looks like a list but reads as neither JSON nor Python"),
         ({"resend_keys": [1.5]}, "resend_keys=1.5: is not a whole number"),
         ({"preview": "perhaps"}, "preview='perhaps': give True or False"),
         ({"max_failure_ratio": 5}, "max_failure_ratio=5: give a share, 0 to 1"),

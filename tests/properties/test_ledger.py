@@ -36,9 +36,10 @@ from airflow_provider_talkable.protocol.errors import (
     TalkableThrottled,
 )
 from airflow_provider_talkable.sync import ledger as ledger_module
+from airflow_provider_talkable.sync.columns import Values
 from airflow_provider_talkable.sync.decisions import Decision, Note, Send, decide
 from airflow_provider_talkable.sync.entries import SETTLED, SUBMITTED, History, Settlement
-from airflow_provider_talkable.sync.ledger import Ledger, Values
+from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.settling import settle
 
