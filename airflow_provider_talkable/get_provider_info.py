@@ -27,7 +27,12 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["service"],
             }
         ],
-        "hooks": [{"integration-name": "Talkable", "python-modules": [f"{_PACKAGE}.hooks.talkable"]}],
+        "hooks": [
+            {
+                "integration-name": "Talkable",
+                "python-modules": [f"{_PACKAGE}.hooks.ledger", f"{_PACKAGE}.hooks.talkable"],
+            }
+        ],
         "operators": [
             {
                 "integration-name": "Talkable",

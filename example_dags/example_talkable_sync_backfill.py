@@ -28,8 +28,11 @@ with DAG(
         "resend": Param(
             [],
             type=["null", "array"],
-            examples=["conflict", "not_counted", "not_found", "rejected", "unconfirmed"],
+            examples=["conflict", "not_counted", "not_found", "rejected"],
             description="Outcomes to try again although the ledger calls them settled",
+        ),
+        "resend_keys": Param(
+            [], type=["null", "array"], description="Keys of refunds to send again, looked up in Talkable"
         ),
     },
     doc_md=__doc__,
@@ -46,6 +49,7 @@ with DAG(
         """,
         parameters={"since": "{{ params.since }}", "until": "{{ params.until }}"},
         preview="{{ params.preview }}",
+        resend_keys="{{ params.resend_keys or [] }}",
         resend="{{ params.resend or [] }}",
         void_referral=True,
         max_rate=20,

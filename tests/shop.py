@@ -109,6 +109,14 @@ class Shop:
             sync.run()
             return sync.summary
 
+    def wait_until_no_run_may_be_sending(self) -> None:
+        """As if that time had passed since all that was submitted."""
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql(
+                "UPDATE talkable_refund_ledger SET sending_until = '2026-01-01 00:00:00.000000'"
+                " WHERE sending_until IS NOT NULL"
+            )
+
     def ledger(self) -> list[dict[str, Any]]:
         """All entries, in the order of writing."""
         with self.engine.connect() as connection:

@@ -3,72 +3,106 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from airflow_provider_talkable.protocol.errors import (
-    InvalidRefund,
-    LedgerError,
-    TalkableConnectionError,
-    TalkableError,
-    printable,
+from airflow_provider_talkable.cli import refunding
+from airflow_provider_talkable.cli.output import (
+    FAILED,
+    misuse,
+    print_json,
+    print_rows,
+    print_table,
+    results_only,
 )
-from airflow_provider_talkable.protocol.refund import Refund
+from airflow_provider_talkable.protocol.errors import InvalidRefund
 from airflow_provider_talkable.protocol.results import RefundResult
 
 if TYPE_CHECKING:
-    from airflow_provider_talkable.hooks.talkable import TalkableHook
+    from airflow_provider_talkable.hooks.ledger import TalkableLedgerHook
     from airflow_provider_talkable.sync.standing import Standing
-
-_FAILED = 1
-_MISUSED = 2
 
 
 def refund(options: argparse.Namespace) -> None:
     """Refund orders, print what became of each, and exit with 1 unless Talkable has them all."""
-    with _results_only() as out:
+    with results_only() as out:
         from airflow_provider_talkable.hooks.talkable import TalkableHook
 
         hook = TalkableHook(options.conn_id, site_slug=options.site_slug)
-        refunds = _refunds(options, hook)
-        results = _send(hook, refunds)
+        refunds = refunding.refunds_of(options, hook)
+        rows = refunding.rows_of(options, refunds)
+        if options.preview:
+            if options.ledger_conn_id:
+                with _ledger(options).opened() as ledger:
+                    print_rows(out, refunding.preview(ledger, rows), options.output)
+            else:
+                print_rows(out, refunding.preview(None, rows), options.output)
+            return
+        if options.ledger_conn_id:
+            from airflow_provider_talkable.sync.entries import HAS_IT
+
+            with _ledger(options).opened(to_write=True) as ledger:
+                shown = refunding.send_through(hook, ledger, rows)
+            print_rows(out, shown, options.output)
+            if not all(row["outcome"] in HAS_IT for row in shown):
+                sys.exit(FAILED)
+            return
+        results = refunding.send(hook, refunds)
         if options.output == "json":
-            _print_json(out, [result.as_dict() for result in results])
+            print_json(out, [result.as_dict() for result in results])
         else:
-            _print_table(out, [_row(result) for result in results])
+            print_table(out, [_row(result) for result in results])
         if not all(result.outcome.is_success for result in results):
-            sys.exit(_FAILED)
+            sys.exit(FAILED)
 
 
-def ledger(options: argparse.Namespace) -> None:
+def ledger_summary(options: argparse.Namespace) -> None:
     """Print how the refunds of a period stand."""
     if options.since and options.until and options.since >= options.until:
-        _misuse(f"--until={options.until.isoformat()}: is not after --since={options.since.isoformat()}")
-    with _results_only() as out, ExitStack() as opened:
-        from airflow_provider_talkable.operators._warehouse import engine_of
-        from airflow_provider_talkable.sync.ledger import Ledger
+        misuse(f"--until={options.until.isoformat()}: is not after --since={options.since.isoformat()}")
+    with results_only() as out, _ledger(options).opened() as ledger:
         from airflow_provider_talkable.sync.standing import Period, standing
 
-        read = Ledger(
-            engine_of(options.ledger_conn_id, opened),
-            table=options.ledger_table,
-            schema=options.ledger_schema,
-        )
-        if not read.open(create=False):
-            raise LedgerError(
-                f"There is no ledger {read.name} in {options.ledger_conn_id}; the sync makes it: check "
-                "--ledger-conn-id, --ledger-table and --ledger-schema"
-            )
         period = Period(options.site_slug, options.since, options.until)
-        stands = standing(read, period, limit=options.limit)
+        stands = standing(ledger, period, limit=options.limit)
         if options.output == "json":
-            _print_json(out, _as_dict(stands))
+            print_json(out, _as_dict(stands))
         else:
             _print_standing(out, stands)
+
+
+def ledger_show(options: argparse.Namespace) -> None:
+    """Print all that the ledger has about a refund and the other parts of its order, newest last."""
+    with results_only() as out:
+        entries = _ledger(options).entries(options.key_or_order, options.site_slug)
+        if not entries:
+            raise InvalidRefund.of(
+                "key_or_order", options.key_or_order, "the ledger has no refund of this key or order"
+            )
+        if options.output == "json":
+            print_json(out, entries)
+        else:
+            print_table(out, [_shown(entry) for entry in entries])
+
+
+def ledger_settle(options: argparse.Namespace) -> None:
+    """Append to the ledger what was found in Talkable."""
+    with results_only() as out:
+        from airflow.utils.platform import getuser
+
+        _ledger(options).settle(
+            options.refund_key,
+            options.settle_as,
+            by=getuser(),
+            note=options.note,
+            site_slug=options.site_slug,
+        )
+        next_step = (
+            "no run sends it again"
+            if options.settle_as == "refunded"
+            else "the next sync whose query returns it sends it"
+        )
+        print(f"Settled as {options.settle_as}: {options.refund_key}; {next_step}", file=out)
 
 
 def sandbox(options: argparse.Namespace) -> None:
@@ -78,68 +112,12 @@ def sandbox(options: argparse.Namespace) -> None:
     run(options)
 
 
-def _refunds(options: argparse.Namespace, hook: TalkableHook) -> list[Refund]:
-    """All that is to be refunded, each once, or nothing."""
-    if len(options.origin_slug) > 1 and options.refund_subtotal is not None:
-        _misuse(f"--refund-subtotal={options.refund_subtotal}: goes with one order; refund each by itself")
-    site_slug = hook.site_slug
-    try:
-        return list(
-            dict.fromkeys(
-                Refund.parse(
-                    slug,
-                    site_slug=site_slug,
-                    refunded_at=options.refunded_at,
-                    refund_subtotal=options.refund_subtotal,
-                )
-                for slug in options.origin_slug
-            )
-        )
-    except InvalidRefund as error:
-        _misuse(str(error))
+def _ledger(options: argparse.Namespace) -> TalkableLedgerHook:
+    from airflow_provider_talkable.hooks.ledger import TalkableLedgerHook
 
-
-def _send(hook: TalkableHook, refunds: Sequence[Refund]) -> list[RefundResult]:
-    """What became of each, also if it is interrupted."""
-    results: list[RefundResult] = []
-    waiting = iter(refunds)
-    try:
-        for result in hook.refund_many(waiting):
-            results.append(result)  # noqa: PERF402 - what came before an interruption is kept
-    except KeyboardInterrupt:
-        stopped = TalkableConnectionError("It was interrupted before the answer came")
-        not_sent = [RefundResult.not_tried(refund, TalkableError("it was interrupted")) for refund in waiting]
-        sent = refunds[len(results) : len(refunds) - len(not_sent)]
-        results += [RefundResult.from_error(refund, stopped, attempts=1) for refund in sent]
-        results += not_sent
-    return results
-
-
-@contextmanager
-def _results_only() -> Iterator[TextIO]:
-    """Give standard output for results alone, and end in an exit status where an error is foreseen.
-
-    Airflow logs to standard output: what anything else writes there goes to standard error from here on.
-    """
-    sys.stdout.flush()
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    # As Airflow's own commands about connections do: else 3.1 and later leave the database out.
-    os.environ["_AIRFLOW_PROCESS_CONTEXT"] = "server"
-
-    from airflow.providers.common.compat.sdk import AirflowException
-
-    with out:
-        try:
-            yield out
-        except (TalkableError, AirflowException) as error:
-            print(error, file=sys.stderr)
-            sys.exit(_FAILED)
-
-
-def _misuse(message: str) -> NoReturn:
-    print(message, file=sys.stderr)
-    sys.exit(_MISUSED)
+    return TalkableLedgerHook(
+        options.ledger_conn_id, ledger_table=options.ledger_table, ledger_schema=options.ledger_schema
+    )
 
 
 def _row(result: RefundResult) -> dict[str, Any]:
@@ -149,6 +127,21 @@ def _row(result: RefundResult) -> dict[str, Any]:
         "http_status": result.http_status,
         "late": result.late,
         "error_message": result.error_message,
+    }
+
+
+def _shown(entry: dict[str, Any]) -> dict[str, Any]:
+    """The columns of an entry that fit beside each other."""
+    run = ".".join(filter(None, (entry["dag_id"], entry["task_id"], entry["run_id"])))
+    return {
+        "logged_at": entry["logged_at"],
+        "site_slug": entry["site_slug"],
+        "refund_key": entry["refund_key"],
+        "origin_slug": entry["origin_slug"],
+        "refund_subtotal": entry["refund_subtotal"] or "whole order",
+        "event": entry["event"],
+        "by": entry["settled_by"] or run,
+        "why": entry["settled_note"] or entry["error_message"],
     }
 
 
@@ -165,26 +158,10 @@ def _as_dict(stands: Standing) -> dict[str, Any]:
 
 
 def _print_standing(out: TextIO, stands: Standing) -> None:
-    _print_table(out, [{"event": event, "refunds": count} for event, count in stands.events.items()])
+    print_table(out, [{"event": event, "refunds": count} for event, count in stands.events.items()])
     print(f"Refunds: {stands.refunds}, of which {stands.failed} failed", file=out)
     print(f"Too late, the advocate had been paid: {stands.rewarded}\n", file=out)
     if stands.failures:
-        _print_table(out, _as_dict(stands)["failures"])
+        print_table(out, _as_dict(stands)["failures"])
         if stands.failed > len(stands.failures):
             print(f"The newest {len(stands.failures)} of {stands.failed} failures; see --limit", file=out)
-
-
-def _print_json(out: TextIO, content: object) -> None:
-    print(json.dumps(content, indent=2), file=out)
-
-
-def _print_table(out: TextIO, rows: Sequence[dict[str, Any]]) -> None:
-    from airflow.cli.simple_table import AirflowConsole
-
-    # What came from a shop or from Talkable is no markup.
-    console = AirflowConsole(file=out, markup=False, emoji=False, highlight=False)
-    console.print_as_table([{name: _cell(value) for name, value in row.items()} for row in rows])
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else printable(str(value))

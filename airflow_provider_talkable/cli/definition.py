@@ -30,24 +30,38 @@ class _Command:
     description: str
     add_arguments: Callable[[TakesArguments], None]
 
-    @property
-    def function(self) -> Callable[[argparse.Namespace], None]:
-        return partial(_run, self.name)
+    def function(self, group: str | None = None) -> Callable[[argparse.Namespace], None]:
+        """What runs it; of a command in a group the function's name begins with the group's."""
+        return partial(_run, f"{group}_{self.name}" if group else self.name)
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Commands with a name in common."""
+
+    name: str
+    help: str
+    commands: Sequence[_Command]
 
 
 def get_talkable_cli_commands() -> list[CLICommand]:
     """The commands as Airflow 3.2 and later want them, for ``airflow talkable``."""
     from airflow.cli.cli_config import ActionCommand, GroupCommand
 
-    subcommands = [
-        ActionCommand(
+    def action(command: _Command, group: str | None = None) -> ActionCommand:
+        return ActionCommand(
             name=command.name,
             help=command.help,
             description=command.description,
-            func=command.function,
+            func=command.function(group),
             args=_airflow_args(command),
         )
-        for command in _COMMANDS
+
+    subcommands = [
+        GroupCommand(entry.name, entry.help, [action(command, entry.name) for command in entry.commands])
+        if isinstance(entry, _Group)
+        else action(entry)
+        for entry in _COMMANDS
     ]
     return [GroupCommand(name="talkable", help=_DESCRIPTION, subcommands=subcommands)]
 
@@ -56,11 +70,25 @@ def get_parser() -> argparse.ArgumentParser:
     """The same commands, for ``python -m airflow_provider_talkable`` on any Airflow."""
     parser = argparse.ArgumentParser(prog="python -m airflow_provider_talkable", description=_DESCRIPTION)
     subparsers = parser.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
-        subparser = subparsers.add_parser(command.name, help=command.help, description=command.description)
-        command.add_arguments(subparser)
-        subparser.set_defaults(func=command.function)
+    for entry in _COMMANDS:
+        if isinstance(entry, _Group):
+            group = subparsers.add_parser(entry.name, help=entry.help, description=entry.help)
+            of_group = group.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+            for command in entry.commands:
+                _add(of_group, command, entry.name)
+        else:
+            _add(subparsers, entry)
     return parser
+
+
+def _add(
+    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    command: _Command,
+    group: str | None = None,
+) -> None:
+    subparser = subparsers.add_parser(command.name, help=command.help, description=command.description)
+    command.add_arguments(subparser)
+    subparser.set_defaults(func=command.function(group))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,17 +129,25 @@ def _refund_arguments(parser: TakesArguments) -> None:
         "--refund-subtotal",
         help="the refunded part in the shop's currency, for one order only (default: the whole order)",
     )
+    parser.add_argument(
+        "--order-subtotal",
+        help="the order's whole subtotal: a part that reaches it refunds the whole order",
+    )
+    parser.add_argument(
+        "--refund-key",
+        help="the refund's own id in the ledger, for one order only (default: the order)",
+    )
+    parser.add_argument(
+        "--preview", action="store_true", help="send nothing and write nothing: print what would be sent"
+    )
+    _table_arguments(
+        parser, "write what is done into the ledger in this connection's database, and heed what is there"
+    )
     _output_argument(parser)
 
 
-def _ledger_arguments(parser: TakesArguments) -> None:
-    parser.add_argument(
-        "--ledger-conn-id", required=True, help="the connection of the database that the ledger lies in"
-    )
-    parser.add_argument(
-        "--ledger-table", default="talkable_refund_ledger", help="the ledger's table (default: %(default)s)"
-    )
-    parser.add_argument("--ledger-schema", help="the table's schema (default: the connection's)")
+def _summary_arguments(parser: TakesArguments) -> None:
+    _ledger_arguments(parser)
     parser.add_argument("--site-slug", help="the refunds of this Talkable site id (default: of all)")
     parser.add_argument(
         "--since",
@@ -126,6 +162,39 @@ def _ledger_arguments(parser: TakesArguments) -> None:
         help="show so many failures at most, the newest; all are counted (default: %(default)s)",
     )
     _output_argument(parser)
+
+
+def _show_arguments(parser: TakesArguments) -> None:
+    parser.add_argument("key_or_order", help="a refund key, or an order's origin slug")
+    _ledger_arguments(parser)
+    parser.add_argument("--site-slug", help="the refunds of this Talkable site id (default: of all)")
+    _output_argument(parser)
+
+
+def _settle_arguments(parser: TakesArguments) -> None:
+    parser.add_argument("--refund-key", required=True, help="the refund's own id")
+    parser.add_argument("--site-slug", help="its Talkable site id, where several sites have the key")
+    parser.add_argument(
+        "--as",
+        dest="settle_as",
+        required=True,
+        choices=("refunded", "not_refunded"),
+        help="what you found in Talkable: refunded settles it, not_refunded lets the next sync send it",
+    )
+    parser.add_argument("--note", required=True, help="why: what you saw, and where")
+    _ledger_arguments(parser)
+
+
+def _ledger_arguments(parser: TakesArguments) -> None:
+    _table_arguments(parser, "the connection of the database that the ledger lies in", is_required=True)
+
+
+def _table_arguments(parser: TakesArguments, about: str, *, is_required: bool = False) -> None:
+    parser.add_argument("--ledger-conn-id", required=is_required, help=about)
+    parser.add_argument(
+        "--ledger-table", default="talkable_refund_ledger", help="the ledger's table (default: %(default)s)"
+    )
+    parser.add_argument("--ledger-schema", help="the table's schema (default: the connection's)")
 
 
 def _output_argument(parser: TakesArguments) -> None:
@@ -155,19 +224,39 @@ def _count(text: str) -> int:
     return int(text)
 
 
-_COMMANDS = (
+_COMMANDS: tuple[_Command | _Group, ...] = (
     _Command(
         "refund",
         "Refund orders at Talkable",
-        "Refund orders at Talkable, and print what became of each. It is written into no ledger.",
+        "Refund orders at Talkable, and print what became of each. Only where a ledger is named it is kept.",
         _refund_arguments,
     ),
-    _Command(
+    _Group(
         "ledger",
-        "Count what became of refunds, and show what failed",
-        "Count the refunds in a sync's ledger by what became of them last, and show what failed. "
-        "It only reads.",
-        _ledger_arguments,
+        "Ask a sync's ledger what became of refunds, and settle those in doubt",
+        (
+            _Command(
+                "summary",
+                "Count what became of refunds, and show what failed",
+                "Count the refunds in a sync's ledger by what became of them last, and show what failed. "
+                "It only reads.",
+                _summary_arguments,
+            ),
+            _Command(
+                "show",
+                "Show the history of a refund",
+                "Show all that a sync's ledger has about a refund and the other parts of its order, newest "
+                "last. It only reads.",
+                _show_arguments,
+            ),
+            _Command(
+                "settle",
+                "Settle a refund that you have looked up in Talkable",
+                "Write into a sync's ledger whether Talkable has a refund that you have looked up there. It "
+                "sends nothing.",
+                _settle_arguments,
+            ),
+        ),
     ),
     _Command("sandbox", "Run a local Talkable", sandbox.DESCRIPTION, sandbox.add_arguments),
 )

@@ -24,7 +24,8 @@ _PAUSE = 0.5  # seconds, doubled by each 429 in a row
 _LONGEST_PAUSE = 60.0
 _SUCCESSES_TO_FORGET = 3
 _CATCH_UP = 0.02  # seconds that a late timer may make good
-_SLOWEST = 0.1
+SLOWEST = 0.1
+"""Requests per second below which no 429 takes the rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ class Pacer:
             # What got through tells more than what was tried: the rate had doubled past the limit.
             self._rate = min(self._rate, max(self._accepted.per_second(now), 1.0))
         self._ceiling = self._rate
-        self._rate = max(_SLOWEST, self._rate * (_DEEP_CUT if again else _CUT))
+        self._rate = max(SLOWEST, self._rate * (_DEEP_CUT if again else _CUT))
         pause = min(_LONGEST_PAUSE, _PAUSE * 2.0 ** min(self._pauses, 10)) * random.uniform(0.5, 1)
         self._pauses += 1
         self._successes = 0

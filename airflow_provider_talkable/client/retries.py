@@ -14,7 +14,8 @@ from airflow_provider_talkable.protocol.wire import Request
 
 log = logging.getLogger(__name__)
 
-_LONGEST_BACKOFF = 30.0
+LONGEST_BACKOFF = 30.0
+"""Seconds to wait at most before a request that failed is sent again."""
 _LONGEST_PAUSE = 60.0
 
 
@@ -98,7 +99,7 @@ class Attempts:
             seconds = max(random.uniform(pause / 2, pause), _retry_after(error))
             self._waited_throttled += seconds
             return seconds
-        backoff = random.uniform(0, min(_LONGEST_BACKOFF, 2.0 ** (self.count - 1)))
+        backoff = random.uniform(0, min(LONGEST_BACKOFF, 2.0 ** (self.count - 1)))
         return max(backoff, _retry_after(error))
 
     def _is_enough(self, state: RetryCallState) -> bool:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseHook, BaseOperator
+from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_talkable.protocol.errors import TalkableError
+from airflow_provider_talkable.hooks.ledger import engine_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -120,20 +120,3 @@ def task_run(context: Context) -> TaskRun:
 
     ti = context["ti"]
     return TaskRun(ti.dag_id, ti.run_id, ti.task_id, ti.map_index, ti.try_number)
-
-
-def engine_of(conn_id: str, opened: ExitStack) -> Engine:
-    """The engine of a connection's database.
-
-    :param opened: Closes the engine's connections.
-    :raises TalkableError: if it is no SQL database.
-    """
-    hook = BaseHook.get_hook(conn_id)
-    if not hasattr(hook, "get_sqlalchemy_engine"):
-        raise TalkableError(
-            f"Connection {conn_id!r} is no SQL database that SQLAlchemy knows ({type(hook).__name__}); "
-            "give one whose hook has get_sqlalchemy_engine"
-        )
-    engine: Engine = hook.get_sqlalchemy_engine()
-    opened.callback(engine.dispose)
-    return engine

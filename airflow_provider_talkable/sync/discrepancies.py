@@ -10,9 +10,11 @@ from enum import StrEnum
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralStatus, referral_of_origin
 from airflow_provider_talkable.protocol.rewards import KnownBy, Rewards, paid_rewards, payment_of
-from airflow_provider_talkable.sync.decisions import Entry, History, told
+from airflow_provider_talkable.sync.decisions import told
+from airflow_provider_talkable.sync.entries import HAS_IT, Entry, History, Settlement
 from airflow_provider_talkable.sync.rows import Row
 
+_OPEN = (Outcome.FAILED, Outcome.UNCONFIRMED, Settlement.NOT_REFUNDED)
 _UNDECIDED = (ReferralStatus.PENDING, ReferralStatus.FLAGGED)
 
 
@@ -61,9 +63,9 @@ class Discrepancy:
 
 
 def settled_entry(history: History) -> Entry | None:
-    """The entry that says that Talkable has the refund, if it has, and nothing newer is in doubt."""
+    """The entry by which Talkable has the refund, if it has, and nothing newer is in doubt."""
     standing = history.standing
-    if standing is None or history.doubt or not Outcome(standing.event).is_success:
+    if standing is None or history.doubt or standing.event not in HAS_IT:
         return None
     return standing
 
@@ -79,7 +81,7 @@ def against_ledger(row: Row, history: History, *, is_doubtful_site: bool = False
         return [Discrepancy(kind, row, row.message or "", newest)]
     if newest is None:
         return [Discrepancy(Kind.MISSING, row, "The ledger does not know this refund")]
-    if history.doubt or standing is None or standing.event in (Outcome.FAILED, Outcome.UNCONFIRMED):
+    if history.doubt or standing is None or standing.event in _OPEN:
         entry = history.doubt or standing or newest
         return [Discrepancy(Kind.UNSETTLED, row, _why(entry), entry)]
     if standing.event in (Outcome.REJECTED, Outcome.NOT_COUNTED):

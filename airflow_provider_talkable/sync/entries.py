@@ -1,159 +1,200 @@
-"""Entries of the ledger: their columns, what each says of a refund, and reading one."""
+"""The entries of the ledger, and what those of one key come to. Pure rules, no I/O."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from enum import StrEnum
 
-from sqlalchemy import Boolean, Column, Integer, String, Text, text
-
-from airflow_provider_talkable.protocol.answers import counted_subtotal_of, order_subtotal_of
-from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.sync.decisions import SUBMITTED, Entry
-from airflow_provider_talkable.sync.rows import MAX_KEY, MAX_SITE, Row
-from airflow_provider_talkable.sync.tables import added, amount_type, moment_type, storable
-
-Values = dict[str, Any]
-"""An entry to be written, by column."""
-Key = tuple[str, str]
-"""A site's slug, and a refund's key or an order's slug."""
-
-TASK = ("dag_id", "run_id", "task_id", "map_index")
-"""The columns that say which task wrote an entry, whichever try of it."""
-OF_OUTCOMES = text(f"event <> '{SUBMITTED}'")
-"""The condition that an entry says what became of a refund; orders are looked up among these only."""
-READ = tuple(name for name in Entry.__dataclass_fields__ if name != "is_of_this_task")
-"""The columns that :func:`entry_of` takes."""
-
-_FOUR_DECIMALS = Decimal("0.0001")
-_AMOUNTS = ("refund_subtotal", "order_subtotal", "counted_subtotal", "sent_subtotal")
-_RESTATED = (
-    "error_message",
-    "referral_id",
-    "referral_status",
-    "ad_rewarded",
-    "partially_refunded",
-    "counted_subtotal",
-    "sent_subtotal",
-    "origin_id",
-    "reward_paid",
-    "reward_known_by",
-    "void_outcome",
+from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.protocol.refund import is_whole
+from airflow_provider_talkable.protocol.rewards import (
+    NO_REFERRAL,
+    UNKNOWN,
+    KnownBy,
+    Payment,
+    is_late,
+    payment_of,
 )
+from airflow_provider_talkable.sync.liveness import longest_sending
+from airflow_provider_talkable.sync.rows import Row
+
+_CENT = Decimal("0.01")
+
+TICKS = 16
+"""How many digits of an entry's id say when it was written; the rest says by which run."""
+
+SUBMITTED = "submitted"
+"""The event that is written before a refund is sent."""
 
 
-def columns() -> list[Column[Any]]:
-    """The columns of the ledger's table."""
-    return [
-        # One index serves the look-up of keys, and names the newest entry of each; some warehouses know
-        # no other than a primary key.
-        Column("site_slug", String(MAX_SITE), primary_key=True),
-        Column("refund_key", String(MAX_KEY), primary_key=True),
-        Column("entry_id", String(24), primary_key=True),
-        Column("logged_at", moment_type(), nullable=False),
-        Column("event", String(32), nullable=False),
-        Column("origin_slug", Text, nullable=False),
-        Column("refunded_at", moment_type()),
-        Column("refund_subtotal", amount_type()),
-        Column("http_status", Integer),
-        Column("error_message", Text),
-        Column("attempts", Integer),
-        Column("referral_id", String(64)),
-        Column("referral_status", String(32)),
-        Column("ad_rewarded", Boolean),
-        added(Column("reward_paid", Boolean)),
-        added(Column("reward_known_by", String(32))),
-        added(Column("void_outcome", String(32))),
-        added(Column("order_subtotal", amount_type())),
-        added(Column("counted_subtotal", amount_type())),
-        added(Column("partially_refunded", Boolean)),
-        added(Column("sent_subtotal", amount_type())),
-        added(Column("origin_id", String(64))),
-        *task_columns(),
-    ]
+class Settlement(StrEnum):
+    """The event that a person has looked a refund up in Talkable, and says what is there."""
+
+    REFUNDED = "settled_refunded"
+    """Talkable has it."""
+
+    NOT_REFUNDED = "settled_not_refunded"
+    """Talkable does not have it: the next run sends it."""
 
 
-def task_columns() -> list[Column[Any]]:
-    """The columns that say which run of which task has written; named as :class:`TaskRun`'s fields."""
-    return [
-        Column("dag_id", String(250)),
-        Column("run_id", String(250)),
-        Column("task_id", String(250)),
-        Column("map_index", Integer),
-        Column("try_number", Integer),
-    ]
+SETTLED = frozenset(event.value for event in Settlement)
+"""The events that a person has looked a refund up."""
+
+HAS_IT = frozenset({Outcome.REFUNDED.value, Outcome.ALREADY_REFUNDED.value, Settlement.REFUNDED.value})
+"""The events by which Talkable, or whoever has looked there, says that it has a refund."""
+
+NOTHING_HAPPENED = frozenset({Outcome.ABORTED, Outcome.THROTTLED})
+"""The outcomes that say that Talkable did not act: whatever was known before still holds."""
+
+OF_THE_ROW = frozenset({Outcome.INVALID, Outcome.CONFLICT})
+"""The outcomes that say something of a row, and nothing of what Talkable has."""
 
 
-def values_of(row: Row, event: str) -> Values:
-    """What every entry says of a refund."""
-    return {
-        "logged_at": datetime.now(UTC),
-        "event": event,
-        "site_slug": row.site_slug,
-        "refund_key": row.refund_key,
-        "origin_slug": row.origin_slug,
-        "refunded_at": row.refunded_at,
-        "refund_subtotal": row.refund_subtotal,
-        "order_subtotal": row.order_subtotal,
-    }
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a decision needs of an entry of the ledger; its fields are named as the ledger's columns.
 
-
-def values_of_outcome(row: Row, result: RefundResult, sent_subtotal: Decimal | None) -> Values:
-    """What an entry says of what became of a refund.
-
-    :param sent_subtotal: What was sent of the order in all, this refund included.
+    :param attempts: How many requests it took; ``None``: it repeats what an earlier entry has settled.
+    :param settles: In a settlement, the ids of the entries ``submitted`` whose doubt it ends.
+    :param sending_until: When the run that wrote ``submitted`` has stopped sending, whatever happens.
+    :param is_of_this_task: Whether this try or an earlier one of the same task in the same DAG run
+        wrote it.
     """
-    referral = result.referral or {}
-    referral_id = referral.get("id")
-    status = referral.get("status")
-    origin_id = (result.origin or {}).get("id", referral.get("referred_origin_id"))
-    counted, partially = counted_subtotal_of(result.origin)
-    payment = result.payment
-    return values_of(row, result.outcome.value) | {
-        "http_status": result.http_status,
-        "error_message": storable(result.error_message),
-        "attempts": result.attempts,
-        "referral_id": storable(referral_id, 64),
-        "referral_status": storable(status, 32),
-        "ad_rewarded": result.ad_rewarded,
-        "order_subtotal": row.order_subtotal or order_subtotal_of(result.origin, result.referral),
-        "partially_refunded": partially,
-        "counted_subtotal": counted,
-        "sent_subtotal": sent_subtotal,
-        "origin_id": storable(origin_id, 64),
-        "reward_paid": payment.paid,
-        "reward_known_by": payment.known_by and payment.known_by.value,
-        "void_outcome": result.void_outcome and str(result.void_outcome),
-    }
+
+    entry_id: str
+    event: str
+    origin_slug: str
+    refunded_at: datetime | None = None
+    refund_subtotal: Decimal | None = None
+    error_message: str | None = None
+    attempts: int | None = 0
+    referral_id: str | None = None
+    referral_status: str | None = None
+    ad_rewarded: bool | None = None
+    order_subtotal: Decimal | None = None
+    partially_refunded: bool | None = None
+    counted_subtotal: Decimal | None = None
+    sent_subtotal: Decimal | None = None
+    origin_id: str | None = None
+    reward_paid: bool | None = None
+    reward_known_by: str | None = None
+    void_outcome: str | None = None
+    settles: str | None = None
+    sending_until: datetime | None = None
+    is_of_this_task: bool = False
+
+    @property
+    def writer(self) -> str:
+        """Which run wrote it."""
+        return self.entry_id[TICKS:]
+
+    @property
+    def sent_until(self) -> datetime:
+        """Until when the run that wrote it may be sending, also where an earlier version wrote it."""
+        if self.sending_until is not None:
+            return self.sending_until
+        written_at = datetime.fromtimestamp(int(self.entry_id[:TICKS], 16) / 1e9, UTC)
+        return written_at + longest_sending()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it refunded the whole order."""
+        return is_whole(self.refund_subtotal, self.order_subtotal)
+
+    @property
+    def payment(self) -> Payment:
+        """Whether the advocate was paid for the order, as far as it was known then."""
+        return payment_of_entry(
+            self.reward_paid, self.reward_known_by, self.referral_id, self.referral_status, self.ad_rewarded
+        )
+
+    @property
+    def late(self) -> bool | None:
+        """Whether the refund came too late; ``None`` if that could not be told."""
+        return is_late(is_whole=self.is_whole, paid=self.payment.paid)
+
+    @property
+    def is_counted_otherwise(self) -> bool:
+        """Whether Talkable counts another amount as refunded than was sent in all."""
+        is_contradicted = self.is_whole and bool(self.partially_refunded)
+        return is_contradicted or counts_otherwise(self.counted_subtotal, self.sent_subtotal)
+
+    def is_about(self, row: Row) -> bool:
+        """Whether the row is the same refund, to the amount and the date."""
+        is_same_amount = self.refund_subtotal == row.refund_subtotal or (self.is_whole and row.is_whole)
+        return is_same_amount and (self.origin_slug, self.refunded_at) == (row.origin_slug, row.refunded_at)
 
 
-def values_of_restated(row: Row, entry: Entry) -> Values:
-    """What an entry says that repeats what an earlier one has settled; no ``attempts``, as it took none."""
-    return values_of(row, entry.event) | {name: getattr(entry, name) for name in _RESTATED}
+def payment_of_entry(
+    paid: bool | None,
+    known_by: str | None,
+    referral_id: str | None,
+    referral_status: str | None,
+    ad_rewarded: bool | None,
+) -> Payment:
+    """Whether the advocate was paid, by the columns of an entry; some are older than the first two."""
+    if known_by is not None:
+        return Payment(None if paid is None else bool(paid), KnownBy(known_by))
+    if referral_id is None:
+        return NO_REFERRAL if ad_rewarded is not None and not ad_rewarded else UNKNOWN
+    rewarded = None if ad_rewarded is None else bool(ad_rewarded)
+    return payment_of({"status": referral_status, "ad_rewarded": rewarded})
 
 
-def in_utc(moment: datetime) -> datetime:
-    """A moment that was read: not every database keeps the offset, and what was written is UTC."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+def counts_otherwise(counted: Decimal | None, told: Decimal | None) -> bool:
+    """Whether an amount that Talkable shows differs from another one, by more than its rounding."""
+    return counted is not None and told is not None and abs(counted - told) >= _CENT
 
 
-def entry_of(values: Iterable[Any]) -> Entry:
-    """An entry that was read: the columns of :data:`READ`, and whether this task wrote it."""
-    *read_values, is_of_this_task = values
-    read = dict(zip(READ, read_values, strict=True))
-    moment = read["refunded_at"]
-    if moment is not None:
-        read["refunded_at"] = in_utc(moment)
-    for name in _AMOUNTS:
-        read[name] = exact(read[name])
-    return Entry(**read, is_of_this_task=bool(is_of_this_task))
+@dataclass(frozen=True, slots=True)
+class History:
+    """What the entries of one key come to.
 
+    :param standing: The newest that says what Talkable made of it.
+    :param doubts: Each run's ``submitted`` after it, if nothing says what became of that.
+    :param newest: The newest entry of all.
+    :param unanswered: Each run's ``submitted`` after which that run itself has written nothing; it may be
+        alive whatever others have written.
+    """
 
-def exact(value: object) -> Decimal | None:
-    """An amount that was read: some databases keep it as a float."""
-    if value is None:
-        return None
-    amount = value if isinstance(value, Decimal) else Decimal(repr(value))
-    return amount.quantize(_FOUR_DECIMALS)
+    standing: Entry | None = None
+    doubts: tuple[Entry, ...] = ()
+    newest: Entry | None = None
+    unanswered: tuple[Entry, ...] = ()
+
+    @property
+    def doubt(self) -> Entry | None:
+        """The first of the doubts."""
+        return self.doubts[0] if self.doubts else None
+
+    def sent_until(self, now: datetime) -> datetime | None:
+        """Until when a run may be sending it; ``None``: none is."""
+        until = max((entry.sent_until for entry in self.unanswered), default=now)
+        return until if until > now else None
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> History:
+        """Read the entries of one key, oldest first."""
+        standing = newest = None
+        doubts: dict[str, Entry] = {}
+        unanswered: dict[str, Entry] = {}
+        for newest in entries:
+            if newest.event == SUBMITTED:
+                doubts[newest.writer] = unanswered[newest.writer] = newest
+                continue
+            unanswered.pop(newest.writer, None)
+            if newest.event in NOTHING_HAPPENED or newest.attempts is None:
+                # Of what another run may be sending at this time it says nothing.
+                doubts.pop(newest.writer, None)
+            elif newest.event in SETTLED:
+                standing = newest
+                # Of a run that began after the refund was looked up it says nothing.
+                ended = (newest.settles or "").split()
+                doubts = {writer: doubt for writer, doubt in doubts.items() if doubt.entry_id not in ended}
+            elif newest.event not in OF_THE_ROW:
+                standing = newest
+                doubts.clear()
+        return cls(standing, tuple(doubts.values()), newest, tuple(unanswered.values()))

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import Insert
 
-from airflow_provider_talkable.sync.entries import Values
+from airflow_provider_talkable.sync.columns import Values
 
 _AT_A_TIME = 500  # keys in one statement
 

@@ -9,8 +9,9 @@ from collections.abc import Set as AbstractSet
 from airflow_provider_talkable.client.lanes import Lane
 from airflow_provider_talkable.protocol.errors import TalkableError
 from airflow_provider_talkable.protocol.outcomes import Outcome
-from airflow_provider_talkable.sync.decisions import Decision, History, Note, Send, Skip, decide
-from airflow_provider_talkable.sync.entries import Key
+from airflow_provider_talkable.sync.columns import Key
+from airflow_provider_talkable.sync.decisions import Decision, Note, Send, Skip, decide
+from airflow_provider_talkable.sync.entries import History
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.records import Records
 from airflow_provider_talkable.sync.rows import Row
@@ -28,6 +29,7 @@ class Intake:
     :param ledger: The ledger, opened.
     :param records: What is told of rows that are not sent.
     :param resend: Outcomes to try again although they are settled or held.
+    :param resend_keys: Refunds to send again whatever holds them, unless Talkable has them.
     :param void_referral: Whether referrals are voided.
     """
 
@@ -38,6 +40,7 @@ class Intake:
         records: Records,
         *,
         resend: AbstractSet[Outcome],
+        resend_keys: AbstractSet[str],
         void_referral: bool,
     ) -> None:
         self.is_read = False
@@ -48,6 +51,7 @@ class Intake:
         self._ledger = ledger
         self._records = records
         self._resend = resend
+        self._resend_keys = resend_keys
         self._void_referral = void_referral
         self._undecided: deque[Row] = deque()
         self._decided: deque[Row] = deque()
@@ -148,6 +152,7 @@ class Intake:
             row,
             history,
             resend=self._resend,
+            resend_keys=self._resend_keys,
             writer=self._ledger.writer,
             is_doubtful_site=self._records.sites.is_doubtful(row.site_slug),
             void_referral=self._void_referral,

@@ -15,17 +15,19 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.sync.decisions import SUBMITTED, TICKS, Entry, History
-from airflow_provider_talkable.sync.entries import (
+from airflow_provider_talkable.sync.columns import (
     OF_OUTCOMES,
     Key,
     Values,
     columns,
-    values_of,
     values_of_outcome,
     values_of_restated,
+    values_of_settlement,
+    values_of_submitted,
 )
+from airflow_provider_talkable.sync.entries import TICKS, Entry, History, Settlement
 from airflow_provider_talkable.sync.inserts import Inserts
+from airflow_provider_talkable.sync.liveness import longest_sending
 from airflow_provider_talkable.sync.lookups import Lookups
 from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import Row
@@ -80,6 +82,8 @@ class Ledger:
         self._inserts = Inserts(self._table, written_by)
         self._ticks = 0
         self._tried: frozenset[str] = frozenset()
+        self.longest_sending = longest_sending()
+        """For how long this run may be sending a refund once it has submitted it."""
 
     def open(self, *, create: bool = True) -> bool:
         """Make the table if it is missing; if it is not, check its columns and add those that came later.
@@ -164,7 +168,15 @@ class Ledger:
 
     def submitted(self, row: Row) -> Values:
         """The entry that a refund is about to be sent."""
-        return self._entry(values_of(row, SUBMITTED))
+        return self._entry(values_of_submitted(row, self.longest_sending))
+
+    def settlement(self, row: Row, event: Settlement, history: History, *, by: str, note: str) -> Values:
+        """The entry that a person has looked a refund up in Talkable.
+
+        It sorts right after the newest entry that it knows of: what a run writes meanwhile counts more.
+        """
+        newest = history.newest.entry_id if history.newest else None
+        return self._entry(values_of_settlement(row, event, history, by, note), newest)
 
     def outcome(
         self,

@@ -12,8 +12,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
-from airflow_provider_talkable.sync.decisions import Entry
-from airflow_provider_talkable.sync.entries import OF_OUTCOMES, READ, TASK, Key, entry_of, exact
+from airflow_provider_talkable.sync.columns import OF_OUTCOMES, READ, TASK, Key, entry_of, exact
+from airflow_provider_talkable.sync.entries import SETTLED, Entry, Settlement
 from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.tables import OwnTable
@@ -79,13 +79,16 @@ class Lookups:
                     columns.site_slug == site,
                     columns.origin_slug.in_(sorted(of_site)),
                     OF_OUTCOMES,
-                    columns.event.in_((*_TAKEN, Outcome.UNCONFIRMED.value)),
+                    columns.event.in_((*_TAKEN, Outcome.UNCONFIRMED.value, *SETTLED)),
                 )
                 .order_by(columns.entry_id)
             )
             for slug, key, event, amount, whole in connection.execute(query):
-                taken = Taken(key, Outcome(event), exact(amount), exact(whole))
-                found.setdefault((site, slug), {})[key] = taken
+                by_key = found.setdefault((site, slug), {})
+                if event == Settlement.NOT_REFUNDED:
+                    by_key.pop(key, None)
+                else:
+                    by_key[key] = Taken(key, event, exact(amount), exact(whole))
         return {order: list(by_key.values()) for order, by_key in found.items()}
 
     def has_taken(self, connection: Connection, site_slug: str) -> bool:

@@ -11,7 +11,7 @@ from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.refund import is_whole
 from airflow_provider_talkable.protocol.refusals import OtherRefund, outcome_of_refusal
 from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.sync.decisions import SUBMITTED, Entry
+from airflow_provider_talkable.sync.entries import HAS_IT, SUBMITTED, Entry
 from airflow_provider_talkable.sync.rows import Row
 
 
@@ -19,13 +19,18 @@ from airflow_provider_talkable.sync.rows import Row
 class Taken:
     """A refund of an order that Talkable has, or may have; its fields are named as the ledger's columns.
 
-    :param event: ``refunded``, ``already_refunded`` or ``unconfirmed``.
+    :param event: ``refunded``, ``already_refunded``, ``settled_refunded`` or ``unconfirmed``.
     """
 
     refund_key: str
-    event: Outcome
+    event: str
     refund_subtotal: Decimal | None = None
     order_subtotal: Decimal | None = None
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether Talkable, or whoever has looked there, says that it has it."""
+        return self.event in HAS_IT
 
     @property
     def is_whole(self) -> bool:
@@ -35,7 +40,7 @@ class Taken:
     @property
     def as_other(self) -> OtherRefund:
         """As a refusal is judged by it."""
-        return OtherRefund(self.is_whole, is_certain=self.event.is_success)
+        return OtherRefund(self.is_whole, self.is_certain)
 
 
 def others_than(row: Row, taken: Iterable[Taken]) -> list[Taken]:
@@ -70,7 +75,7 @@ def sent_in_all(row: Row, result: RefundResult, others: Sequence[Taken]) -> Deci
     answered = order_subtotal_of(result.origin, result.referral)
     if row.is_whole:
         return answered if answered is not None else row.order_subtotal
-    if any(not other.event.is_success for other in others):
+    if not all(other.is_certain for other in others):
         # Whether Talkable counts it is what nobody knows.
         return None
     if any(other.is_whole for other in others):

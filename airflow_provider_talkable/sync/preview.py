@@ -7,7 +7,8 @@ from collections.abc import Set as AbstractSet
 
 from airflow_provider_talkable.protocol.errors import printable
 from airflow_provider_talkable.protocol.outcomes import Outcome
-from airflow_provider_talkable.sync.decisions import History, Note, Send, decide
+from airflow_provider_talkable.sync.decisions import Note, Send, decide
+from airflow_provider_talkable.sync.entries import History
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.sites import doubtful_sites
 from airflow_provider_talkable.sync.snapshot import Snapshot
@@ -21,7 +22,12 @@ _LOOK_UP = 500
 
 
 def preview(
-    snapshot: Snapshot, ledger: Ledger, resend: AbstractSet[Outcome], *, void_referral: bool = False
+    snapshot: Snapshot,
+    ledger: Ledger,
+    resend: AbstractSet[Outcome],
+    *,
+    resend_keys: AbstractSet[str] = frozenset(),
+    void_referral: bool = False,
 ) -> Summary:
     """Read the rows and the ledger, send nothing and write nothing.
 
@@ -37,6 +43,7 @@ def preview(
                 row,
                 history,
                 resend=resend,
+                resend_keys=resend_keys,
                 is_doubtful_site=row.site_slug in doubtful,
                 void_referral=void_referral,
             ):

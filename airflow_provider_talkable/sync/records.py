@@ -12,8 +12,8 @@ from airflow_provider_talkable.protocol.errors import LedgerError, printable
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.sync.decisions import Entry, counts_otherwise
-from airflow_provider_talkable.sync.entries import Key, Values
+from airflow_provider_talkable.sync.columns import Key, Values
+from airflow_provider_talkable.sync.entries import Entry, counts_otherwise
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.orders import Taken, judged, others_than, sent_in_all
 from airflow_provider_talkable.sync.rows import Row

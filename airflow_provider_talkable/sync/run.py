@@ -19,6 +19,7 @@ from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.sync.intake import Intake
 from airflow_provider_talkable.sync.ledger import Ledger
+from airflow_provider_talkable.sync.liveness import longest_sending
 from airflow_provider_talkable.sync.progress import Progress
 from airflow_provider_talkable.sync.records import Records
 from airflow_provider_talkable.sync.rows import Row
@@ -39,13 +40,14 @@ class Rules:
     """What a sync does beyond the plain case.
 
     :param resend: Outcomes to try again although they are settled or held: ``not_found``,
-        ``rejected``, ``unconfirmed``, ``conflict``.
+        ``not_counted``, ``rejected``, ``conflict``.
     :param abort_after: Stop after so many identical refusals in a row, whether Talkable rejects them or
         somebody else answers: what is wrong with one refund is then wrong with all.
     :param fetch_referral: Ask for the referral where Talkable answers a refund with the origin alone.
     :param void_referral: Void the referral of whole refunds that Talkable has.
     :param pause_when_throttled: Stop, to be resumed, once a site is throttled for longer than the
         policy's patience. Otherwise what is left for that site becomes ``throttled``.
+    :param resend_keys: Refunds to send again whatever holds them, unless Talkable has them.
     """
 
     resend: frozenset[Outcome] = frozenset()
@@ -53,6 +55,7 @@ class Rules:
     fetch_referral: bool = False
     void_referral: bool = False
     pause_when_throttled: bool = False
+    resend_keys: frozenset[str] = frozenset()
 
 
 class RefundSync:
@@ -87,10 +90,16 @@ class RefundSync:
         """The site that is throttled, if the run is to be resumed later."""
         self._snapshot = snapshot
         self._ledger = ledger
+        ledger.longest_sending = longest_sending(config.timeout, policy, pace)
         self._is_pausing = rules.pause_when_throttled
         self._records = Records(ledger, self.summary)
         self._intake = Intake(
-            snapshot, ledger, self._records, resend=rules.resend, void_referral=rules.void_referral
+            snapshot,
+            ledger,
+            self._records,
+            resend=rules.resend,
+            resend_keys=rules.resend_keys,
+            void_referral=rules.void_referral,
         )
         self._sender = Sender[Row, Refund, RefundResult](
             config,

@@ -31,6 +31,7 @@ ON CONFLICT (site_slug, refund_key) DO UPDATE SET
         (excluded.origin_slug, excluded.refunded_at, excluded.refund_subtotal, excluded.order_subtotal,
         excluded.message)"""
 _COUNT = "SELECT count(*), coalesce(sum(copies), 0), json_group_array(DISTINCT site_slug) FROM rows"
+_SITES_OF_A_KEY = "SELECT site_slug FROM rows WHERE refund_key = ? ORDER BY site_slug"
 # As one text: Python gives other threads a turn with each row that SQLite returns, and gets its own back
 # only after milliseconds when they are busy sending.
 _READ = """
@@ -79,6 +80,14 @@ class Snapshot:
             self._database.execute("COMMIT")
             [(self.refunds, self.rows, sites)] = self._database.execute(_COUNT)
             self.sites = sorted(filter(None, json.loads(sites)))
+
+    def sites_of(self, refund_keys: Iterable[str]) -> dict[str, list[str]]:
+        """The sites that have a refund of each of these keys; none, where no row has it."""
+        with _explained():
+            found: dict[str, list[str]] = {key: [] for key in refund_keys}
+            for key, sites in found.items():
+                sites += (site for (site,) in self._database.execute(_SITES_OF_A_KEY, (key,)))
+            return found
 
     def take(self, count: int) -> list[Row]:
         """The next rows, at most ``count``; none when all were taken."""

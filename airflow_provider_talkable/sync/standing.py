@@ -13,13 +13,12 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.elements import Label, Null
 
-from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.rewards import is_late
-from airflow_provider_talkable.sync.decisions import payment_of_entry
-from airflow_provider_talkable.sync.entries import in_utc
+from airflow_provider_talkable.sync.columns import in_utc
+from airflow_provider_talkable.sync.entries import HAS_IT, payment_of_entry
 from airflow_provider_talkable.sync.ledger import Ledger
 
-_SUCCESSES = [outcome.value for outcome in Outcome if outcome.is_success]
+_SUCCESSES = sorted(HAS_IT)
 _SHOWN = ("site_slug", "refund_key", "origin_slug", "event", "error_message", "logged_at")
 
 
@@ -41,8 +40,9 @@ class Period:
 class Standing:
     """How the refunds of a period stand.
 
-    :param events: How many there are by the event of their newest entry: an outcome, or ``submitted``,
-        which says that it was sent and nothing more is known; the most frequent first.
+    :param events: How many there are by the event of their newest entry: an outcome, what a person has
+        settled it as, or ``submitted``, which says that it was sent and nothing more is known; the most
+        frequent first.
     :param rewarded: Those that came too late: refunds of whole orders whose advocate had been paid already.
     :param failures: The newest of those that Talkable does not have, or may not have, newest first.
     """
@@ -74,7 +74,7 @@ def standing(ledger: Ledger, period: Period, *, limit: int) -> Standing:
     """
 
     def read(connection: Connection, table: Table) -> Standing:
-        newest = and_(*_conditions(table, period))
+        newest = and_(*is_newest(table, period))
         event = table.columns.event
         facts = _facts_of_a_reward(ledger)
         # PostgreSQL groups by no constant, which stands for a column that is missing.
@@ -127,7 +127,8 @@ def _is_late(
     return is_late(is_whole=bool(whole), paid=payment.paid) is True
 
 
-def _conditions(table: Table, period: Period) -> Iterator[ColumnElement[bool]]:
+def is_newest(table: Table, period: Period) -> Iterator[ColumnElement[bool]]:
+    """The conditions that an entry is the newest of its refund, and lies in the period."""
     entry, later = table.columns, table.alias("later").columns
     yield not_(
         select(later.entry_id)

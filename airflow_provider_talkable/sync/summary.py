@@ -37,6 +37,7 @@ class Summary:
     :param voids: What became of voiding referrals, by outcome.
     :param failures: The first twenty refunds that failed, with the reason.
     :param site_problems: What is wrong with whole sites, by site: its refunds cannot be settled.
+    :param unmatched_keys: The keys that ``resend_keys`` names and no row has.
     :param stopped: Why the run stopped before its end.
     """
 
@@ -57,6 +58,7 @@ class Summary:
     voids: Counter[str] = field(default_factory=Counter)
     failures: list[dict[str, str]] = field(default_factory=list)
     site_problems: dict[str, str] = field(default_factory=dict)
+    unmatched_keys: list[str] = field(default_factory=list)
     stopped: str | None = None
 
     @property
@@ -126,6 +128,7 @@ class Summary:
             f"{took}, {self.throttled_requests} of them throttled (429)",
             *self._timeliness(),
             *self.site_problems.values(),
+            *(f"resend_keys: no row has {key!r}; nothing was sent for it" for key in self.unmatched_keys),
             *failures,
         ]
 

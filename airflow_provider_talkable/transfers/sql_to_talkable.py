@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,6 +22,7 @@ from airflow_provider_talkable.protocol.errors import (
     TalkableThrottled,
 )
 from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.protocol.refund import text_of_id
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -74,7 +75,10 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
     :param ledger_table: The ledger's table, quoted as it is; made if it is missing.
     :param ledger_schema: Its schema, quoted as it is; default: the connection's.
     :param resend: Outcomes to try again although they are settled or held: ``not_found``, ``not_counted``,
-        ``rejected``, ``unconfirmed``, ``conflict``; what became ``unconfirmed`` in another DAG run only.
+        ``rejected``, ``conflict``.
+    :param resend_keys: The ``refund_key`` of each refund to send again, whatever holds it, once somebody has
+        looked it up: a list, or the text of one as JSON or Python. What Talkable says it has is not sent
+        again, nor what a run may still be sending, nor what an earlier try of this task has sent.
     :param fail_on: The outcomes that count as failures; default: those that lost something.
     :param max_failure_ratio: The share of failures, 0 to 1, above which the task fails once every row has
         its outcome; of the refunds that this DAG run was the first to settle or try.
@@ -100,7 +104,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         :class:`~airflow_provider_talkable.LedgerLost` if the ledger's database went away.
     """
 
-    template_fields: Sequence[str] = (*WarehouseOperator.template_fields, "resend", "preview")
+    template_fields: Sequence[str] = (*WarehouseOperator.template_fields, "resend", "resend_keys", "preview")
 
     operator_extra_links = (TalkableSiteLink(), TalkableLedgerLink())
 
@@ -113,6 +117,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         self,
         *,
         resend: Iterable[Outcome | str] | str = (),
+        resend_keys: Iterable[Any] | str = (),
         fail_on: Iterable[Outcome | str] = LOSSES,
         max_failure_ratio: float = 0.0,
         abort_after: int = 20,
@@ -124,6 +129,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.resend = resend
+        self.resend_keys = resend_keys
         self.fail_on = frozenset(
             Outcome(name) for name in ([fail_on] if isinstance(fail_on, str) else fail_on)
         )
@@ -188,12 +194,19 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             snapshot.fill(rows_of(warehouse, self.sql, self.parameters or None, site_slug=hook.site_slug))
             log.info("The query returned %d rows, %d refunds", snapshot.rows, snapshot.refunds)
             self._base_url, self._sites = config.base_url, snapshot.sites
+            carried["unmatched_keys"] = _unmatched(snapshot.sites_of(rules.resend_keys))
             if is_preview:
                 # Airflow takes each outlet of a task that succeeds for updated.
                 self.outlets = []
-                return self._tell(
-                    context, preview(snapshot, ledger, rules.resend, void_referral=rules.void_referral)
+                summary = preview(
+                    snapshot,
+                    ledger,
+                    rules.resend,
+                    resend_keys=rules.resend_keys,
+                    void_referral=rules.void_referral,
                 )
+                summary.unmatched_keys = carried["unmatched_keys"]
+                return self._tell(context, summary)
             self._sync = RefundSync(
                 snapshot,
                 ledger,
@@ -249,6 +262,12 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         names = given.replace(",", " ").split() if isinstance(given, str) else list(given)
         known = {outcome.value for outcome in RESENDABLE}
         for name in names:
+            if name == Outcome.UNCONFIRMED:
+                raise ValueError(
+                    f"resend={name!r}: Talkable may have some of these refunds, and would count them twice; "
+                    "look each up in Talkable, then settle it with 'airflow talkable ledger settle', or name "
+                    "it in resend_keys"
+                )
             if name not in known:
                 raise ValueError(f"resend={name!r}: give some of {', '.join(sorted(known))}")
         return Rules(
@@ -257,6 +276,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             self.fetch_referral,
             self.void_referral,
             bool(self.deferrable),
+            _keys(self.resend_keys),
         )
 
     def _tell(self, context: Context, summary: Summary) -> dict[str, Any]:
@@ -279,6 +299,33 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             )
             error.retry_after = retry_after
             raise error
+
+
+def _keys(given: Any) -> frozenset[str]:
+    """Read refund keys, as they come from a template or an XCom."""
+    read = as_list_or_one("resend_keys", given)
+    if isinstance(read, Mapping):
+        raise InvalidRefund.of("resend_keys", given, "is a mapping; give a list of refund keys")
+    if read is None or (isinstance(read, str) and not read.strip()):
+        return frozenset()
+    # What is no collection is one key.
+    keys = read if isinstance(read, Iterable) and not isinstance(read, str | bytes) else [read]
+    return frozenset(text_of_id("resend_keys", key) for key in keys)
+
+
+def _unmatched(sites_of: Mapping[str, Sequence[str]]) -> list[str]:
+    """The keys that no row has.
+
+    :raises InvalidRefund: if several sites have a refund of the same key; nothing was sent then.
+    """
+    for key, sites in sites_of.items():
+        if len(sites) > 1:
+            raise InvalidRefund.of(
+                "resend_keys",
+                key,
+                f"is a refund of each of the sites {', '.join(sites)}; let the query select one site's rows",
+            )
+    return sorted(key for key, sites in sites_of.items() if not sites)
 
 
 def _boolean(field: str, value: bool | str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,16 @@ from airflow.providers_manager import ProvidersManager
 from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable.cli.definition import get_parser, main
-from airflow_provider_talkable.sandbox import Canned, Dials, Sandbox
+from airflow_provider_talkable.client.pacing import Pace
+from airflow_provider_talkable.sandbox import Canned, Dials, Reset, Sandbox
 from airflow_provider_talkable.sync.ledger import Ledger
+from airflow_provider_talkable.sync.rows import Row
 from tests.airflow.commands import fork, start
 from tests.airflow.conftest import LATE, Airflow
 from tests.airflow.test_secrets import BASE64, FORMS, SECRET
 from tests.conftest import KEY, Sandboxes
+from tests.documents import block
+from tests.documents import commands as commands_of
 from tests.shop import Shop, wait_for_requests
 
 MODULE = [sys.executable, "-m", "airflow_provider_talkable"]
@@ -168,6 +174,16 @@ MISUSES = {
     "empty": (["A", ""], "origin_slug='': holds no slug"),
     "no date": (["A", "--refunded-at", "yesterday"], "refunded_at='yesterday': is no date and time"),
     "an amount for two": (["A", "B", "--refund-subtotal", "5"], "--refund-subtotal=5: goes with one order"),
+    "an order's amount for two": (
+        ["A", "B", "--order-subtotal", "5"],
+        "--order-subtotal=5: goes with one order",
+    ),
+    "a key for two": (["A", "B", "--refund-key", "r"], "--refund-key=r: goes with one order"),
+    "a key for nothing": (["A", "--refund-key", "r"], "--refund-key=r: goes with --ledger-conn-id"),
+    "a part without a key": (
+        ["A", "--refund-subtotal", "5", "--ledger-conn-id", "l"],
+        "--refund-subtotal: give --refund-key as well",
+    ),
 }
 
 
@@ -262,6 +278,67 @@ def test_the_key_is_nowhere(
             assert secret.encode() not in content, f"the key is in {where}, {form}"
 
 
+@commands
+def test_a_preview_sends_and_writes_nothing(cli: CommandLine, shop: Shop, command: list[str]) -> None:
+    shop.order("A", "B")
+    arguments = [
+        "refund",
+        "A",
+        "--refund-subtotal",
+        "30",
+        "--order-subtotal",
+        "30",
+        "--preview",
+        "-o",
+        "json",
+    ]
+    done = cli(*arguments, command=command)
+    assert done.status == 0, done.err
+    shown = {
+        "origin_slug": "A",
+        "outcome": "to_send",
+        "sends": "the whole order, no date, for A",
+        "why": None,
+    }
+    assert done.json == [shown]
+    shop.refund("B")
+    shop.sync()
+    before = shop.ledger()
+    done = cli("refund", "A", "B", "--preview", "--ledger-conn-id", "shop_warehouse", "-o", "json")
+    assert [row["outcome"] for row in done.json] == ["to_send", "refunded"]
+    assert (shop.ledger(), shop.sent) == (before, ["B"])
+
+
+def test_an_amount_that_reaches_the_orders_refunds_the_whole_order(cli: CommandLine, shop: Shop) -> None:
+    shop.order("A")
+    done = cli("refund", "A", "--refund-subtotal", "100", "--order-subtotal", "100.00", "-o", "json")
+    assert done.status == 0, done.err
+    [request] = shop.sandbox.requests
+    assert "refund_subtotal" not in json.loads(request["body"] or "{}")
+
+
+@commands
+def test_refunding_through_a_ledger_is_what_a_sync_does(
+    cli: CommandLine, shop: Shop, command: list[str]
+) -> None:
+    shop.order("A", "B")
+    shop.refund("B")
+    shop.sync()
+    ledger = ["--ledger-conn-id", "shop_warehouse", "-o", "json"]
+    done = cli("refund", "A", "B", "X", *ledger, command=command)
+    assert done.status == 1, done.err
+    assert [row["outcome"] for row in done.json] == ["refunded", "refunded", "not_found"]
+    assert shop.sent == ["B", "A", "X"]
+    # The sync takes it for settled, and a part is sent once.
+    shop.refund("A", ("p", "B", None, "5"))
+    assert shop.sync().skipped == 2
+    for _ in range(2):
+        done = cli("refund", "A", "--refund-subtotal", "5", "--refund-key", "A-1", *ledger)
+        assert done.status == 0, done.err
+    assert shop.events("A-1")[:2] == ["submitted", "already_refunded"]
+    assert len(shop.sent) == 5
+
+
 # --- ledger
 
 
@@ -281,7 +358,7 @@ def fill(shop: Shop) -> None:
 def test_the_ledger_is_counted_by_what_it_says_last(cli: CommandLine, shop: Shop, command: list[str]) -> None:
     fill(shop)
     before = shop.ledger()
-    done = cli("ledger", "--ledger-conn-id", "shop_warehouse", "-o", "json", command=command)
+    done = cli("ledger", "summary", "--ledger-conn-id", "shop_warehouse", "-o", "json", command=command)
     assert done.status == 0, done.err
     report = done.json
     assert report["events"] == {"refunded": 3, "invalid": 1, "not_found": 1}
@@ -307,7 +384,7 @@ def test_the_ledger_is_counted_by_what_it_says_last(cli: CommandLine, shop: Shop
 
 def test_the_ledger_as_a_table(cli: CommandLine, shop: Shop) -> None:
     fill(shop)
-    done = cli("ledger", "--ledger-conn-id", "shop_warehouse", "--limit", "1")
+    done = cli("ledger", "summary", "--ledger-conn-id", "shop_warehouse", "--limit", "1")
     assert done.status == 0, done.err
     assert done.table[:4] == [["event", "refunds"], ["refunded", "3"], ["invalid", "1"], ["not_found", "1"]]
     assert len(done.table) == 4 + 2
@@ -325,19 +402,19 @@ def test_the_ledger_of_a_site_and_a_period(cli: CommandLine, shop: Shop) -> None
     assert {moment.utcoffset() for moment in moments} <= {None, timedelta(0)}
     before_it, first, last = (moment.isoformat() for moment in moments)
     arguments = ["--ledger-conn-id", "shop_warehouse", "--output", "json", "--site-slug", "my-store"]
-    done = cli("ledger", *arguments, "--since", last)
+    done = cli("ledger", "summary", *arguments, "--since", last)
     assert done.status == 0, done.err
     assert done.json["events"] == {"refunded": 1}
-    done = cli("ledger", *arguments, "--until", first)
+    done = cli("ledger", "summary", *arguments, "--until", first)
     assert done.json["events"] == {"refunded": 2, "invalid": 1, "not_found": 1}
 
 
 def test_there_is_no_ledger_and_none_is_made(cli: CommandLine, shop: Shop) -> None:
-    done = cli("ledger", "--ledger-conn-id", "shop_warehouse", "--ledger-table", "elsewhere")
+    done = cli("ledger", "summary", "--ledger-conn-id", "shop_warehouse", "--ledger-table", "elsewhere")
     assert (done.status, done.out) == (1, "")
     assert done.err.splitlines()[-1] == (
-        "There is no ledger elsewhere in shop_warehouse; the sync makes it: check --ledger-conn-id, "
-        "--ledger-table and --ledger-schema"
+        "There is no ledger elsewhere in shop_warehouse; the sync makes it: check ledger_conn_id, "
+        "ledger_table and ledger_schema"
     )
     with closing(shop.engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
         catalogue = (
@@ -367,28 +444,134 @@ def test_a_role_that_may_only_read_is_enough(cli: CommandLine, postgres_shop: Sh
         }
     )
     arguments = ["--ledger-conn-id", "ledgers", "--ledger-table", "Told", "--ledger-schema", "Ours"]
-    done = cli("ledger", *arguments, "-o", "json")
+    done = cli("ledger", "summary", *arguments, "-o", "json")
     with postgres_shop.engine.begin() as connection:
         connection.exec_driver_sql("DROP OWNED BY reader; DROP ROLE reader")
     assert done.status == 0, done.err
     assert done.json["events"] == {"refunded": 1}
 
 
+def in_doubt(shop: Shop) -> None:
+    """Three parts of orders are unconfirmed, of which Talkable has taken the first two."""
+    for key in ("R-1001", "R-1002", "R-1003"):
+        shop.order(f"order of {key}")
+        shop.refund((key, f"order of {key}", None, "12.50"))
+    shop.sandbox.dials.next(Reset(acted=True), Reset(acted=True), Reset(acted=False))
+    assert shop.sync(pace=Pace(max_in_flight=1, initial_rate=None)).outcomes == {"unconfirmed": 3}
+
+
+def taken(shop: Shop) -> list[int]:
+    held = shop.sandbox.talkable.snapshot()["my-store"]
+    return [held[f"order of {key}"]["times_refunded"] for key in ("R-1001", "R-1002", "R-1003")]
+
+
+SETTLE = ("ledger", "settle", "--ledger-conn-id", "shop_warehouse", "--note", "not in the dashboard")
+
+
+@commands
+def test_a_refund_is_settled_and_its_history_shown(cli: CommandLine, shop: Shop, command: list[str]) -> None:
+    in_doubt(shop)
+    shop.wait_until_no_run_may_be_sending()
+    done = cli(*SETTLE, "--refund-key", "R-1003", "--as", "not_refunded", command=command)
+    assert done.status == 0, done.err
+    assert done.out == "Settled as not_refunded: R-1003; the next sync whose query returns it sends it\n"
+    shown = cli("ledger", "show", "order of R-1003", "--ledger-conn-id", "shop_warehouse", command=command)
+    assert shown.status == 0, shown.err
+    header, *rows = shown.table
+    assert header[-3:] == ["event", "by", "why"]
+    assert [row[-3] for row in rows if row[-3]] == ["submitted", "unconfirmed", "settled_not_refunded"]
+    assert rows[-1][-2:] == [getpass.getuser(), "not in the dashboard"]
+    as_json = cli("ledger", "show", "R-1003", "--ledger-conn-id", "shop_warehouse", "-o", "json")
+    assert [entry["event"] for entry in as_json.json] == ["submitted", "unconfirmed", "settled_not_refunded"]
+    assert as_json.json[-1]["settled_by"] == getpass.getuser()
+    assert shop.sync().outcomes == {"refunded": 1}
+    assert taken(shop) == [1, 1, 1]
+
+
+@commands
+def test_what_cannot_be_settled_says_why(cli: CommandLine, shop: Shop, command: list[str]) -> None:
+    in_doubt(shop)
+    before = shop.ledger()
+    done = cli(*SETTLE, "--refund-key", "R-9", "--as", "refunded", command=command)
+    assert (done.status, done.out) == (2, "")
+    assert "refund_key='R-9': the ledger talkable_refund_ledger has no such refund" in done.err
+    done = cli(*SETTLE[:-1], " ", "--refund-key", "R-1001", "--as", "refunded", command=command)
+    assert (done.status, done.out) == (2, "")
+    assert "note=' ': is empty" in done.err
+    shop.sync()
+    assert [entry for entry in shop.ledger() if entry["event"] != "unconfirmed"] == [
+        entry for entry in before if entry["event"] != "unconfirmed"
+    ]
+    running = Ledger(shop.engine)
+    running.open()
+    running.append([running.submitted(Row("my-store", "R-1001", "order of R-1001"))])
+    done = cli(*SETTLE, "--refund-key", "R-1001", "--as", "not_refunded", command=command)
+    assert (done.status, done.out) == (1, "")
+    assert re.search(r"a run may be sending it until 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d UTC; look", done.err)
+    done = cli("ledger", "show", "nobody's", "--ledger-conn-id", "shop_warehouse", command=command)
+    assert (done.status, done.out) == (2, "")
+    assert "has no refund of this key or order" in done.err
+
+
+def test_the_runbook_of_refunds_in_doubt(cli: CommandLine, shop: Shop) -> None:
+    """Word by word, twice, with the sync between all steps: Talkable takes each refund once."""
+    in_doubt(shop)
+    assert taken(shop) == [1, 1, 0]
+    [count] = commands_of(block("docs/operations.md", "console", "ledger summary"))
+    [show] = commands_of(block("docs/operations.md", "console", "ledger show"))
+    settling = commands_of(block("docs/operations.md", "console", "ledger settle"))
+
+    def follow(command: str) -> Ended:
+        python, *module_and_arguments = shlex.split(command)
+        assert (python, *module_and_arguments[:2]) == ("python", "-m", "airflow_provider_talkable")
+        return cli(*module_and_arguments[2:])
+
+    done = follow(count)
+    assert [row[1] for row in done.table if row[0] == "unconfirmed"] == ["3"]
+    assert [row[-3] for row in follow(show).table[1:] if row[-3]] == ["submitted", "unconfirmed"]
+    # As the page says: a run that was killed may be alive, and the command says until when.
+    alive = Ledger(shop.engine)
+    alive.open()
+    rows = [Row("my-store", key, f"order of {key}", None, Decimal("12.5")) for key in ("R-1001", "R-1003")]
+    alive.append([alive.submitted(row) for row in rows])
+    refused = [follow(command) for command in settling]
+    assert [done.status for done in refused] == [1, 0, 1]
+    assert "may be sending it until" in refused[0].err
+    shop.wait_until_no_run_may_be_sending()
+    for _ in range(2):
+        for command in settling:
+            done = follow(command)
+            assert done.status == 0 or "Talkable itself has answered that it has this refund" in done.err
+            shop.sync()
+            assert max(taken(shop)) == 1
+    assert taken(shop) == [1, 1, 1]
+    assert shop.states() == {
+        "R-1001": "settled_refunded",
+        "R-1002": "settled_refunded",
+        "R-1003": "refunded",
+    }
+
+
 NONSENSE = {
     "no order": (["refund"], "origin_slug"),
     "no output": (["refund", "A", "-o", "xml"], "xml"),
-    "no connection": (["ledger"], "--ledger-conn-id"),
+    "no connection": (["ledger", "summary"], "--ledger-conn-id"),
     "no date": (
-        ["ledger", "--ledger-conn-id", "l", "--since", "monday"],
+        ["ledger", "summary", "--ledger-conn-id", "l", "--since", "monday"],
         "--since: 'monday' is no date and time",
     ),
     "no moment in UTC": (
-        ["ledger", "--ledger-conn-id", "l", "--until", "0001-01-01T00:00+05:00"],
+        ["ledger", "summary", "--ledger-conn-id", "l", "--until", "0001-01-01T00:00+05:00"],
         "is no date and time",
     ),
-    "no number": (["ledger", "--ledger-conn-id", "l", "--limit", "-1"], "--limit"),
+    "no number": (["ledger", "summary", "--ledger-conn-id", "l", "--limit", "-1"], "--limit"),
+    "neither": (
+        ["ledger", "settle", "--refund-key", "a", "--note", "x", "--ledger-conn-id", "l", "--as", "perhaps"],
+        "invalid choice: 'perhaps'",
+    ),
+    "no command": (["ledger"], "COMMAND"),
     "backwards": (
-        ["ledger", "--ledger-conn-id", "l", "--since", "2026-01-02", "--until", "2026-01-01"],
+        ["ledger", "summary", "--ledger-conn-id", "l", "--since", "2026-01-02", "--until", "2026-01-01"],
         "--until=2026-01-01T00:00:00+00:00: is not after --since=2026-01-02T00:00:00+00:00",
     ),
 }
@@ -463,11 +646,11 @@ def test_the_page_refunds_orders(cli: CommandLine, sandbox: Sandbox) -> None:
 def test_the_page_asks_the_ledger(cli: CommandLine, shop: Shop) -> None:
     fill(shop)
     period = ["--since", "2026-01-01", "--until", "2100-01-01"]
-    arguments = shlex.split(documented("ledger"))[3:]
+    arguments = shlex.split(documented("ledger summary"))[3:]
     assert arguments[-4::2] == period[::2]
     done = cli(*arguments[:-4], *period, "-o", "json")
     assert done.status == 0, done.err
-    [shown] = re.findall(r"^```json\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    shown = block("docs/command-line.md", "json", "rewarded")
     assert shape(done.json) == shape(json.loads(shown))
 
 
@@ -488,21 +671,28 @@ def test_the_page_runs_the_sandbox() -> None:
     assert (options.port, options.second_refund, options.rate_limit) == (8765, "replace", 5)
 
 
-@pytest.mark.parametrize("subcommand", ["refund", "ledger"])
+LEAST = {
+    "refund": "refund A",
+    "ledger summary": "ledger summary --ledger-conn-id x",
+    "ledger show": "ledger show A --ledger-conn-id x",
+    "ledger settle": "ledger settle --refund-key x --as refunded --note x --ledger-conn-id x",
+}
+
+
+@pytest.mark.parametrize("subcommand", ["refund", "ledger summary", "ledger show", "ledger settle"])
 def test_the_page_has_all_options_and_their_defaults(
     subcommand: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        get_parser().parse_args([subcommand, "--help"])
+        get_parser().parse_args([*subcommand.split(), "--help"])
     offered = set(re.findall(r"(?<!\S)--[a-z-]+", capsys.readouterr().out)) - {"--output", "--help"}
     section = next(part for part in PAGE.split("\n## ") if documented(subcommand) in part)
     rows = re.findall(r"^\| (`--.*?) \|.*\| (.*?) ?\|$", section, re.MULTILINE)
     assert {option for options, _ in rows for option in re.findall(r"--[a-z-]+", options)} == offered
-    given = ["refund", "A"] if subcommand == "refund" else ["ledger", "--ledger-conn-id", "x"]
-    parsed = vars(get_parser().parse_args(given))
+    parsed = vars(get_parser().parse_args(shlex.split(LEAST[subcommand])))
     for options, default in rows:
         name = re.findall(r"--([a-z-]+)", options)[0].replace("-", "_")
-        if name != "ledger_conn_id" and parsed[name] is not None:
+        if default and parsed.get(name) is not None:
             assert default.strip("`") == str(parsed[name])
 
 

@@ -26,7 +26,7 @@ from airflow_provider_talkable import (
     TalkableOriginNotFound,
     TalkableRejected,
 )
-from airflow_provider_talkable.sandbox import Canned, Dials, Sandbox
+from airflow_provider_talkable.sandbox import Canned, Dials, Reset, Sandbox
 from airflow_provider_talkable.sandbox.talkable import Generation
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 from airflow_provider_talkable.triggers.throttle import TalkableThrottleTrigger
@@ -125,7 +125,7 @@ def test_the_summary_is_returned_and_pushed(shop: Shop) -> None:
 def test_the_fields_that_are_templated() -> None:
     assert set(SqlToTalkableRefundOperator.template_fields) == {
         "sql", "parameters", "sql_conn_id", "talkable_conn_id", "site_slug",
-        "ledger_conn_id", "ledger_table", "ledger_schema", "resend", "preview",
+        "ledger_conn_id", "ledger_table", "ledger_schema", "resend", "resend_keys", "preview",
     }  # fmt: skip
 
 
@@ -228,7 +228,7 @@ def test_many_rejections_in_a_row_fail_the_task(shop: Shop) -> None:
 
 @pytest.mark.parametrize(
     "again",
-    [["not_found"], {"not_found"}, "not_found, unconfirmed", "{{ params.again }}"],
+    [["not_found"], {"not_found"}, "not_found, rejected", "{{ params.again }}"],
     ids=["list", "set", "text", "template"],
 )
 def test_resend_tries_again_what_is_settled(shop: Shop, again: Any) -> None:
@@ -241,13 +241,81 @@ def test_resend_tries_again_what_is_settled(shop: Shop, again: Any) -> None:
     assert shop.states()["x"] == "refunded"
 
 
+def an_earlier_run() -> TaskInstance:
+    ti = TaskInstance("sync")
+    ti.run_id = "manual__0"
+    return ti
+
+
+@pytest.mark.parametrize(
+    "named",
+    [["b", "gone"], {"b", "gone"}, '["b", "gone"]', "['b', 'gone']", "{{ params.again }}"],
+    ids=["list", "set", "JSON", "Python", "template"],
+)
+@pytest.mark.parametrize("preview", [True, False])
+def test_the_refunds_that_are_named_are_sent_again(
+    shop: Shop, named: Any, preview: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.sandbox.dials.next(None, Reset(acted=False))
+    first = {"ti": an_earlier_run(), "fail_on": ()}
+    assert shop.run(max_in_flight=1, **first)["outcomes"] == {"refunded": 2, "unconfirmed": 1}
+    nothing: tuple[Any, ...] = ((), [], "", "[]", None)
+    for none in nothing:
+        assert shop.run(resend_keys=none)["skipped"] == 3
+    with closing(sqlite3.connect(shop.path)) as ledger, ledger:
+        ledger.execute("UPDATE talkable_refund_ledger SET sending_until = '2026-01-01 00:00:00.000000'")
+    caplog.set_level("INFO")
+    summary = shop.run(resend_keys=named, preview=preview, params={"again": ["b", "gone"]})
+    assert summary["outcomes"] == ({"to_send": 1} if preview else {"refunded": 1})
+    assert (summary["skipped"], summary["unmatched_keys"]) == (2, ["gone"])
+    assert "resend_keys: no row has 'gone'; nothing was sent for it" in caplog.messages
+    assert shop.sandbox.talkable.snapshot()["my-store"]["B"]["times_refunded"] == (not preview)
+
+
+def test_one_key_may_be_named_by_itself(shop: Shop) -> None:
+    shop.refund((1001, "X"))
+    assert shop.run(ti=an_earlier_run(), fail_on=())["outcomes"] == {"refunded": 3, "not_found": 1}
+    shop.order("X")
+    for key in (1001, "1001"):
+        summary = shop.run(resend_keys=key)
+        assert (summary["outcomes"], summary["unmatched_keys"]) == ({"refunded": 1}, [])
+    assert len(shop.sandbox.requests) == 5
+
+
+def test_a_try_of_the_same_run_sends_nothing_again_by_name(shop: Shop) -> None:
+    """It was named because of what an earlier run had left, not this one."""
+    shop.sandbox.dials.next(None, Reset(acted=True))
+    for _ in range(2):
+        summary = shop.run(max_in_flight=1, resend_keys=["b"], fail_on=())
+        assert summary["outcomes"] == {"refunded": 2, "unconfirmed": 1}
+    with closing(sqlite3.connect(shop.path)) as ledger, ledger:
+        ledger.execute("UPDATE talkable_refund_ledger SET sending_until = '2026-01-01 00:00:00.000000'")
+    assert shop.run(resend_keys=["b"], fail_on=())["outcomes"] == {"refunded": 2, "unconfirmed": 1}
+    assert shop.sandbox.talkable.snapshot()["my-store"]["B"]["times_refunded"] == 1
+
+
+def test_a_key_of_several_sites_is_refused_before_anything_is_sent(shop: Shop) -> None:
+    sql = f"SELECT r.*, 'my-store' AS site_slug FROM ({SQL}) r UNION ALL SELECT r.*, 'other' FROM ({SQL}) r"
+    message = "resend_keys='a': is a refund of each of the sites my-store, other; let the query select one"
+    with pytest.raises(InvalidRefund, match=message):
+        shop.run(sql=sql, resend_keys=["a"])
+    assert not shop.sandbox.requests
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         (
             {"resend": ["refunded"]},
-            "resend='refunded': give some of conflict, not_counted, not_found, rejected, unconfirmed",
+            "resend='refunded': give some of conflict, not_counted, not_found, rejected",
         ),
+        (
+            {"resend": "not_found unconfirmed"},
+            "resend='unconfirmed': Talkable may have some of these refunds, and would count them twice",
+        ),
+        ({"resend_keys": {"a": 1}}, "resend_keys={'a': 1}: is a mapping; give a list of refund keys"),
+        ({"resend_keys": "[a"}, r"resend_keys='\[a': looks like a list but reads as neither JSON nor Python"),
+        ({"resend_keys": [1.5]}, "resend_keys=1.5: is not a whole number"),
         ({"preview": "perhaps"}, "preview='perhaps': give True or False"),
         ({"max_failure_ratio": 5}, "max_failure_ratio=5: give a share, 0 to 1"),
         ({"abort_after": 0}, "abort_after=0: give 1 or more"),

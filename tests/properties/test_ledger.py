@@ -6,6 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count, cycle, pairwise, repeat
 from pathlib import Path
@@ -35,15 +36,18 @@ from airflow_provider_talkable.protocol.errors import (
     TalkableThrottled,
 )
 from airflow_provider_talkable.sync import ledger as ledger_module
-from airflow_provider_talkable.sync.decisions import SUBMITTED, History, Note, Send, decide
-from airflow_provider_talkable.sync.entries import Values
+from airflow_provider_talkable.sync.columns import Values
+from airflow_provider_talkable.sync.decisions import Decision, Note, Send, decide
+from airflow_provider_talkable.sync.entries import SETTLED, SUBMITTED, History, Settlement
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.settling import settle
 
 HELD = {Outcome.REFUNDED, Outcome.ALREADY_REFUNDED}
 REFUSED = {Outcome.NOT_FOUND, Outcome.REJECTED}
 NOTHING_HAPPENED = {Outcome.THROTTLED, Outcome.ABORTED}
-LOOKED_UP = frozenset({Outcome.UNCONFIRMED, Outcome.NOT_FOUND, Outcome.REJECTED})
+LOOKED_UP = frozenset({Outcome.NOT_FOUND, Outcome.REJECTED})
+SOON, LATER = datetime(2026, 5, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 
 amounts = st.sampled_from([None, Decimal("5.0000"), Decimal("6.5000")])
 # Nanoseconds; often none at all: many entries are made between two ticks of a coarse clock.
@@ -106,12 +110,22 @@ class Crash(Exception):
 class Run:
     """One run over a snapshot of the rows.
 
+    :param named: The keys of refunds to send again.
     :param happens: Called at each point where it may be cut off; raises :class:`Crash` to do so.
     """
 
-    def __init__(self, ledger: Ledger, resend: frozenset[Outcome], happens: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        resend: frozenset[Outcome],
+        named: frozenset[str],
+        happens: Callable[[], object],
+        now: datetime,
+    ) -> None:
         self.ledger = ledger
         self.resend = resend
+        self.named = named
+        self.now = now
         self.happens = happens
         self.unrecorded: list[Values] = []
 
@@ -120,13 +134,23 @@ class Run:
         histories = self.ledger.histories(rows)
         for row in rows:
             history = histories.get((row.site_slug, row.refund_key), History())
-            match decide(row, history, resend=self.resend, writer=self.ledger.writer):
+            match self.decision(row, history):
                 case Send():
                     to_send.append(row)
                 case Note(outcome, message):
                     result = RefundResult(row.origin_slug, outcome, error_message=message)
                     self.unrecorded.append(self.ledger.outcome(row, result))
         return to_send
+
+    def decision(self, row: Row, history: History) -> Decision:
+        return decide(
+            row,
+            history,
+            resend=self.resend,
+            resend_keys=self.named,
+            now=self.now,
+            writer=self.ledger.writer,
+        )
 
     def record(self, to_send: Sequence[Row] = ()) -> None:
         self.happens()
@@ -156,6 +180,7 @@ class Machine(RuleBasedStateMachine):
         self.edited: set[str] = set()
         self.writers = 0
         self.resumable: str | None = None
+        self.settled = 0
 
     def clock(self) -> int:
         return self.now
@@ -195,7 +220,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.rows)
     @rule(
-        kind=st.sampled_from(["new", "new", "resumed", "looked up"]),
+        kind=st.sampled_from(["new", "new", "resumed", "looked up", "named", "named at once"]),
         size=st.integers(1, 4),
         replies=st.lists(st.tuples(answers, jumps), min_size=1, max_size=8),
         ends_after=st.none() | st.integers(0, 8),
@@ -225,7 +250,14 @@ class Machine(RuleBasedStateMachine):
         # To send again what is settled or held is for whoever has looked the orders up.
         resend = LOOKED_UP if kind == "looked up" else frozenset[Outcome]()
         rows = [row for row in self.rows if not (resend and self.talkable.taken[row.origin_slug])]
-        run = Run(ledger, resend, happens)
+        # By name, only what was looked up is sent again; the others are in the same query all the same.
+        named = frozenset[str]()
+        if kind == "named":
+            named = frozenset(row.refund_key for row in rows if not self.talkable.taken[row.origin_slug])
+        elif kind == "named at once":
+            # Before anybody can have looked: a run may be alive, and nothing in doubt is sent.
+            named = frozenset(row.refund_key for row in rows if self.is_unanswered(row))
+        run = Run(ledger, resend, named, happens, SOON if kind == "named at once" else LATER)
 
         def send(row: Row) -> RefundResult:
             how, jump = next(replies)
@@ -235,17 +267,68 @@ class Machine(RuleBasedStateMachine):
         for start in range(0, len(rows), size):
             to_send = run.decide(rows[start : start + size])
             for row in to_send:
-                self.check_that_it_may_be_sent(row, resend)
+                self.check_that_it_may_be_sent(row, resend, named)
             run.record(to_send)
             assert all(self.events(row.refund_key)[-1] == SUBMITTED for row in to_send)
             run.go_through(to_send, send)
         run.record()
         self.resumable = writer
 
-    def check_that_it_may_be_sent(self, row: Row, resend: frozenset[Outcome]) -> None:
+    def is_unanswered(self, row: Row) -> bool:
+        """Whether it is a part, and a run that has submitted it has written nothing since."""
+        ledger = Ledger(self.engine)
+        ledger.open()
+        history = ledger.histories([row]).get((row.site_slug, row.refund_key), History())
+        return not row.is_whole and bool(history.unanswered)
+
+    @precondition(lambda self: self.rows and self.writers)
+    @rule(which=st.integers(0, 100), meanwhile=st.booleans())
+    def a_person_settles(self, which: int, meanwhile: bool) -> None:
+        """After a look into Talkable; a run may submit the refund at the same time, and crash."""
+        row = self.rows[which % len(self.rows)]
+        ledger = Ledger(self.engine, writer=f"{0x10000000 + self.settled:08x}")
+        self.settled += 1
+        ledger.open()
+        settlement = Settlement.REFUNDED if self.talkable.taken[row.origin_slug] else Settlement.NOT_REFUNDED
+        append = ledger.append
+
+        def appending(entries: Sequence[Values]) -> None:
+            self.submit_and_crash(row)
+            append(entries)
+
+        if meanwhile:
+            ledger.append = appending  # type: ignore[method-assign]
+        before = self.events(row.refund_key)
+        refused = ""
+        try:
+            settle(ledger, row.refund_key, settlement, by="jane", note="seen", now=LATER)
+        except TalkableError as error:
+            refused = str(error)
+        self.resumable = None
+        added = self.events(row.refund_key)[len(before) :]
+        if not refused or "began to send" in refused:
+            assert added[-1] == settlement
+        else:
+            assert not added
+            assert not before or HELD & set(before)
+
+    def submit_and_crash(self, row: Row) -> None:
+        """A run sends a refund that it may send, and is gone before the answer comes."""
+        self.writers += 1
+        ledger = Ledger(self.engine, writer=f"{0xFFFFFFFF - self.writers:08x}")
+        ledger.open()
+        run = Run(ledger, frozenset(), frozenset(), lambda: None, LATER)
+        if run.decide([row]):
+            self.check_that_it_may_be_sent(row)
+            run.record([row])
+            self.talkable.answer(row, "lost")
+
+    def check_that_it_may_be_sent(
+        self, row: Row, resend: frozenset[Outcome] = frozenset(), named: frozenset[str] = frozenset()
+    ) -> None:
         events = self.events(row.refund_key)
         assert not HELD & set(events)
-        assert not events or events[-1] not in REFUSED - resend
+        assert not events or events[-1] not in REFUSED - resend or row.refund_key in named
 
     @invariant()
     def no_order_is_refunded_twice(self) -> None:
@@ -256,7 +339,9 @@ class Machine(RuleBasedStateMachine):
         if not self.writers:
             return
         for row in self.rows:
-            assert all(a < b for (a, _), (b, _) in pairwise(self.entries(row.refund_key)))
+            # A settlement sorts before what a run has written meanwhile.
+            of_runs = [entry for entry in self.entries(row.refund_key) if entry[1] not in SETTLED]
+            assert all(a < b for (a, _), (b, _) in pairwise(of_runs))
 
     def teardown(self) -> None:
         try:
@@ -279,17 +364,17 @@ class Machine(RuleBasedStateMachine):
             newest = [event for event in events if event not in {SUBMITTED} | NOTHING_HAPPENED][-1]
             times = self.talkable.taken[row.origin_slug]
             assert newest != Outcome.FAILED
-            assert events[-1] == newest or newest in LOOKED_UP
-            if newest in HELD:
+            assert events[-1] == newest or newest in LOOKED_UP | {Outcome.UNCONFIRMED}
+            if newest in HELD | {Settlement.REFUNDED}:
                 assert times == 1
             if row.refund_key in self.edited or newest == Outcome.REJECTED:
                 continue
             if row.origin_slug not in self.talkable.orders:
                 assert newest in {Outcome.NOT_FOUND, Outcome.UNCONFIRMED}
             elif row.refund_subtotal is None:
-                assert (newest in HELD, times) == (True, 1)
+                assert (newest in HELD | {Settlement.REFUNDED}, times) == (True, 1)
             else:
-                assert newest in {Outcome.REFUNDED, Outcome.UNCONFIRMED}
+                assert newest in {Outcome.REFUNDED, Outcome.UNCONFIRMED, Settlement.REFUNDED}
 
 
 @pytest.mark.takes_long

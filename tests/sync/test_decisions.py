@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
-from airflow_provider_talkable.sync.decisions import (
-    RESENDABLE,
-    SUBMITTED,
-    Decision,
-    Entry,
-    History,
-    Note,
-    Send,
-    Skip,
-    decide,
-)
+from airflow_provider_talkable.sync.decisions import RESENDABLE, Decision, Note, Send, Skip, decide
+from airflow_provider_talkable.sync.entries import SETTLED, SUBMITTED, Entry, History
 from airflow_provider_talkable.sync.rows import Row
 
 WHEN = datetime(2026, 4, 27, tzinfo=UTC)
@@ -34,13 +25,21 @@ OTHERS = {
 
 
 def entries(row: Row, events: str) -> list[Entry]:
-    """Entries about a row, oldest first; ``@b`` behind an event says that writer b wrote it."""
-    made = []
+    """Entries about a row, oldest first; ``@b`` behind an event says that writer b wrote it.
+
+    A settlement ends the doubts before it.
+    """
+    made: list[Entry] = []
     for number, word in enumerate(events.split()):
         event, _, writer = word.partition("@")
         made.append(
             Entry(
-                f"{number:016x}{writer or 'a'}", event, row.origin_slug, row.refunded_at, row.refund_subtotal
+                f"{number:016x}{writer or 'a'}",
+                event,
+                row.origin_slug,
+                row.refunded_at,
+                row.refund_subtotal,
+                settles=" ".join(entry.entry_id for entry in made) if event in SETTLED else None,
             )
         )
     return made
@@ -126,8 +125,8 @@ def test_what_is_done_with_another_refund_of_the_same_key(now: Row, events: str,
     [
         ("submitted not_found", "not_found", "send", "send"),
         ("submitted rejected", "rejected", "send", "send"),
-        ("submitted unconfirmed", "unconfirmed", "send", "conflict"),
-        # Nobody can have looked up what a run is perhaps still sending.
+        # Of many that are in doubt nobody can have looked up each.
+        ("submitted unconfirmed", "unconfirmed", "skip", "conflict"),
         ("submitted", "unconfirmed", "unconfirmed", "conflict"),
         ("submitted unconfirmed", "conflict", "skip", "send"),
         ("submitted refunded", "conflict", "skip", "send"),
@@ -187,12 +186,99 @@ def test_a_resumed_run_does_not_try_its_own_failures_again() -> None:
     assert outcome(after(FULL, "submitted@you failed@you", writer="me")) == "send"
 
 
-def test_a_retry_of_the_task_does_not_repeat_what_its_first_try_left_unconfirmed() -> None:
-    *earlier, last = entries(PARTIAL, "submitted unconfirmed submitted unconfirmed")
-    resend = frozenset({Outcome.UNCONFIRMED})
+NAMED = frozenset({"r1"})
+
+
+@pytest.mark.parametrize(
+    ("events", "same", "other"),
+    [
+        ("", "send", "send"),
+        ("submitted", "send", "send"),
+        ("submitted unconfirmed", "send", "send"),
+        ("submitted not_found", "send", "send"),
+        ("submitted not_counted", "send", "send"),
+        ("submitted rejected", "send", "send"),
+        ("submitted failed", "send", "send"),
+        # Talkable has the one; the other was named by whoever knows that.
+        ("submitted refunded", "skip", "send"),
+        ("submitted already_refunded", "skip", "send"),
+        ("submitted settled_refunded", "skip", "send"),
+        ("submitted settled_not_refunded", "send", "send"),
+        # What is in doubt besides may be a second one, where the first one is known to be there.
+        ("submitted@a refunded@a submitted@b", "unconfirmed", "send"),
+    ],
+)
+def test_what_naming_a_key_lets_through(events: str, same: str, other: str) -> None:
+    assert outcome(after(PARTIAL, events, resend_keys=NAMED)) == same
+    assert outcome(after(PARTIAL, events, now=OTHERS["amount"], resend_keys=NAMED)) == other
+    others = frozenset({"r2"})
+    assert after(PARTIAL, events, resend_keys=others) == after(PARTIAL, events)
+
+
+@pytest.mark.parametrize("last", ["submitted", "unconfirmed@b", "settled_not_refunded@b"])
+def test_what_a_run_may_be_sending_is_not_sent_by_name(last: str) -> None:
+    """Whatever others have written since."""
+    now = datetime(2026, 5, 1, tzinfo=UTC)
+    submitted, *rest = entries(PARTIAL, f"submitted@a {last}")
+    rest = rest if last != "submitted" else []
+    for seconds, expected in ((1, "unconfirmed"), (0, "send")):
+        until = now + timedelta(seconds=seconds)
+        history = History.of([replace(submitted, sending_until=until), *rest])
+        decision = decide(PARTIAL, history, resend_keys=NAMED, now=now)
+        assert outcome(decision) == expected
+        if isinstance(decision, Note):
+            assert "may be sending this partial refund until 2026-05-01 00:00:01 UTC" in decision.message
+    # A whole one does no harm.
+    sending = replace(submitted, refund_subtotal=None, sending_until=now + timedelta(seconds=1))
+    assert outcome(decide(FULL, History.of([sending]), resend_keys=NAMED, now=now)) == "send"
+
+
+def test_an_entry_of_an_earlier_version_tells_by_its_id_until_when_it_may_be_sent() -> None:
+    submitted_at = datetime(2026, 5, 1, tzinfo=UTC)
+    entry_id = f"{int(submitted_at.timestamp()) * 10**9:016x}abcdabcd"
+    history = History.of([Entry(entry_id, SUBMITTED, "A", WHEN, Decimal(5))])
+    assert history.sent_until(submitted_at) == submitted_at + timedelta(seconds=1410)
+    assert history.sent_until(submitted_at + timedelta(seconds=1410)) is None
+
+
+@pytest.mark.parametrize("events", ["submitted", "submitted unconfirmed", "submitted@a submitted@b"])
+def test_a_retry_of_the_task_does_not_repeat_what_its_first_try_left_in_doubt(events: str) -> None:
+    *earlier, last = entries(PARTIAL, events)
     own = History.of([*earlier, replace(last, is_of_this_task=True)])
-    assert outcome(decide(PARTIAL, own, resend=resend)) == "skip"
-    assert outcome(decide(PARTIAL, History.of([*earlier, last]), resend=resend)) == "send"
+    assert outcome(decide(PARTIAL, own, resend_keys=NAMED)) != "send"
+    assert outcome(decide(PARTIAL, History.of([*earlier, last]), resend_keys=NAMED)) == "send"
+
+
+def test_a_resumed_run_does_not_send_again_by_name_what_it_has_tried() -> None:
+    assert outcome(after(PARTIAL, "submitted@me rejected@me", writer="me", resend_keys=NAMED)) == "skip"
+
+
+@pytest.mark.parametrize(
+    ("settled", "same", "other"),
+    [("settled_refunded", "skip", "conflict"), ("settled_not_refunded", "send", "send")],
+)
+@pytest.mark.parametrize("before", ["submitted", "submitted unconfirmed", "submitted rejected", ""])
+def test_what_a_person_says_settles_it(before: str, settled: str, same: str, other: str) -> None:
+    history = History.of(entries(PARTIAL, f"{before} {settled}"))
+    assert outcome(decide(PARTIAL, history)) == same
+    assert outcome(decide(OTHERS["amount"], history)) == other
+
+
+@pytest.mark.parametrize("settled", ["settled_refunded", "settled_not_refunded"])
+@pytest.mark.parametrize("events", ["submitted@a {} submitted@b", "submitted@a submitted@b {}"])
+def test_a_person_ends_no_doubt_of_a_run_that_began_meanwhile(events: str, settled: str) -> None:
+    """Whichever entry comes to lie first: a clock may be behind."""
+    made = entries(PARTIAL, events.format(settled))
+    history = History.of(
+        [replace(entry, settles=made[0].entry_id) if entry.event == settled else entry for entry in made]
+    )
+    [doubt] = history.doubts
+    assert doubt.writer == "b"
+    decision = decide(PARTIAL, history)
+    assert outcome(decision) == "unconfirmed"
+    # Noted where what stands does not hide it.
+    assert isinstance(decision, Note)
+    assert (decision.doubt is None) == events.endswith("{}")
 
 
 def test_every_outcome_of_a_lone_entry_leads_to_a_decision() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from airflow_provider_talkable import Outcome
-from airflow_provider_talkable.sync.decisions import Entry, History
 from airflow_provider_talkable.sync.discrepancies import (
     Discrepancy,
     Kind,
@@ -18,6 +17,7 @@ from airflow_provider_talkable.sync.discrepancies import (
     is_to_be_asked,
     settled_entry,
 )
+from airflow_provider_talkable.sync.entries import Entry, History
 from airflow_provider_talkable.sync.rows import Row
 
 DAY = datetime(2026, 1, 2, tzinfo=UTC)

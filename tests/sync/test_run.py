@@ -72,6 +72,7 @@ def test_every_row_ends_in_the_ledger_with_an_outcome(shop: Shop) -> None:
         "counted_otherwise": 0,
         "voids": {},
         "site_problems": {},
+        "unmatched_keys": [],
         "stopped": None,
     }
     assert {(f["refund_key"], f["outcome"]) for f in summary.failures} == {
@@ -171,9 +172,10 @@ def test_after_a_crash_a_full_refund_is_sent_again_and_a_partial_one_is_held(sho
     assert shop.events("b") == ["submitted", "unconfirmed"]
     assert shop.sent == ["A"]
     [failure] = summary.failures
-    assert "name 'unconfirmed' in resend" in failure["error_message"]
+    assert "settle this refund_key with 'airflow talkable ledger settle'" in failure["error_message"]
     assert shop.sync().outcomes == {}
-    shop.sync(resend=frozenset({Outcome.UNCONFIRMED}))
+    shop.wait_until_no_run_may_be_sending()
+    shop.sync(resend_keys=frozenset({"b"}))
     assert shop.sent == ["A", "B"]
     assert shop.states() == {"a": "refunded", "b": "refunded"}
 
@@ -248,7 +250,7 @@ def test_what_a_run_says_late_counts_more_than_the_doubt_of_another_one(shop: Sh
     alive.append([refunded])
     assert shop.states() == {"b": "refunded"}
     assert shop.events("b") == ["submitted", "unconfirmed", "refunded"]
-    assert shop.sync(resend=frozenset({Outcome.UNCONFIRMED})).skipped == 1
+    assert shop.sync(resend_keys=frozenset({"b"})).skipped == 1
     assert not shop.sent
 
 
@@ -272,10 +274,14 @@ def test_what_is_settled_is_told_again_where_a_run_that_gave_way_hides_it(shop: 
 def test_what_a_run_may_be_sending_is_not_sent_by_one_that_resends(shop: Shop) -> None:
     shop.order("B")
     crashed(shop, ("b", "B", None, "5"))
-    resend = frozenset({Outcome.UNCONFIRMED})
-    assert shop.sync(resend=resend).outcomes == {"unconfirmed": 1}
+    named = frozenset({"b"})
+    for _ in range(2):
+        summary = shop.sync(resend_keys=named)
+        assert summary.outcomes == {"unconfirmed": 1}
+        assert "may be sending this partial refund until" in summary.failures[0]["error_message"]
     assert not shop.sent
-    assert shop.sync(resend=resend).outcomes == {"refunded": 1}
+    shop.wait_until_no_run_may_be_sending()
+    assert shop.sync(resend_keys=named).outcomes == {"refunded": 1}
     assert shop.sent == ["B"]
 
 
@@ -283,10 +289,11 @@ def test_of_two_runs_that_resend_at_most_one_sends(shop: Shop) -> None:
     shop.order("B")
     crashed(shop, ("b", "B", None, "5"))
     shop.sync()
-    resend = frozenset({Outcome.UNCONFIRMED})
-    overtaken(shop, lambda: shop.sync(resend=resend), resend=resend)
+    shop.wait_until_no_run_may_be_sending()
+    named = frozenset({"b"})
+    overtaken(shop, lambda: shop.sync(resend_keys=named), resend_keys=named)
     assert shop.sent == ["B"]
-    assert shop.sync(resend=resend).skipped == 1
+    assert shop.sync(resend_keys=named).skipped == 1
     assert shop.states() == {"b": "refunded"}
 
 

@@ -1,0 +1,129 @@
+"""The hook of the ledger: what it knows of refunds in doubt, and how a person settles one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseHook
+
+from airflow_provider_talkable.protocol.errors import InvalidRefund, LedgerError, TalkableError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+    from airflow_provider_talkable.sync.ledger import Ledger
+
+SETTLE_AS = ("refunded", "not_refunded")
+"""What a refund may be settled as: Talkable has it, or it does not."""
+
+
+class TalkableLedgerHook(BaseHook):
+    """Reads a sync's ledger, and settles refunds of which nobody knows whether Talkable has them.
+
+    :param ledger_conn_id: The connection of the ledger's database.
+    :param ledger_table: The ledger's table, quoted as it is.
+    :param ledger_schema: Its schema, quoted as it is; default: the connection's.
+    """
+
+    def __init__(
+        self,
+        ledger_conn_id: str,
+        *,
+        ledger_table: str = "talkable_refund_ledger",
+        ledger_schema: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.ledger_conn_id = ledger_conn_id
+        self.ledger_table = ledger_table
+        self.ledger_schema = ledger_schema
+
+    def unconfirmed(self, site_slug: str | None = None) -> list[dict[str, Any]]:
+        """The partial refunds that Talkable may or may not have, oldest first, and no run is sending.
+
+        :param site_slug: Those of one Talkable site id; default: of all.
+        :return: Dictionaries with ``site_slug``, ``refund_key``, ``origin_slug``, ``refund_subtotal``,
+            ``refunded_at``, ``logged_at`` and ``error_message``.
+        :raises LedgerError: if there is no ledger, or the database does not let it.
+        """
+        from airflow_provider_talkable.sync.settling import unconfirmed
+
+        with self.opened() as ledger:
+            return unconfirmed(ledger, site_slug=site_slug)
+
+    def settle(
+        self, refund_key: str, settle_as: str, *, by: str, note: str, site_slug: str | None = None
+    ) -> None:
+        """Append to the ledger what somebody who has looked a refund up in Talkable says of it.
+
+        :param refund_key: The refund's own id.
+        :param settle_as: ``refunded``: Talkable has it, which settles it. ``not_refunded``: it does not, and
+            the next sync whose query returns the refund sends it.
+        :param by: Who says so.
+        :param note: Why: what was seen, and where.
+        :param site_slug: The Talkable site id, where refunds of several sites have the key.
+        :raises InvalidRefund: if the key names no refund or several, or a text is empty.
+        :raises TalkableError: if Talkable itself has answered that it has the refund, or a run may be sending
+            it; the error says when to come back.
+        :raises LedgerError: if there is no ledger, or the database does not let it.
+        """
+        from airflow_provider_talkable.sync.entries import Settlement
+        from airflow_provider_talkable.sync.settling import settle
+
+        if settle_as not in SETTLE_AS:
+            raise InvalidRefund.of("settle_as", settle_as, f"give one of {', '.join(SETTLE_AS)}")
+        with self.opened(to_write=True) as ledger:
+            settlement = Settlement(f"settled_{settle_as}")
+            settle(ledger, refund_key, settlement, by=by, note=note, site_slug=site_slug)
+
+    def entries(self, key_or_order: str, site_slug: str | None = None) -> list[dict[str, Any]]:
+        """All entries about a refund and about every other part of its order, newest last.
+
+        :param key_or_order: A refund key, or an origin slug.
+        :param site_slug: Those of one Talkable site id; default: of all.
+        :return: Dictionaries named as the ledger's columns; times are ISO 8601 and amounts are text.
+        :raises LedgerError: if there is no ledger, or the database does not let it.
+        """
+        from airflow_provider_talkable.sync.settling import entries_of
+
+        with self.opened() as ledger:
+            return entries_of(ledger, key_or_order, site_slug=site_slug)
+
+    @contextmanager
+    def opened(self, *, to_write: bool = False) -> Iterator[Ledger]:
+        """The ledger, until its connections are closed.
+
+        :param to_write: Add the columns that a ledger of an earlier version lacks.
+        :raises LedgerError: if there is none, or the database does not let it.
+        """
+        from airflow_provider_talkable.sync.ledger import Ledger
+
+        with ExitStack() as opened:
+            engine = engine_of(self.ledger_conn_id, opened)
+            ledger = Ledger(engine, table=self.ledger_table, schema=self.ledger_schema or None)
+            if not ledger.open(create=False):
+                raise LedgerError(
+                    f"There is no ledger {ledger.name} in {self.ledger_conn_id}; the sync makes it: check "
+                    "ledger_conn_id, ledger_table and ledger_schema"
+                )
+            if to_write:
+                ledger.open()
+            yield ledger
+
+
+def engine_of(conn_id: str, opened: ExitStack) -> Engine:
+    """The engine of a connection's database.
+
+    :param opened: Closes the engine's connections.
+    :raises TalkableError: if it is no SQL database.
+    """
+    hook = BaseHook.get_hook(conn_id)
+    if not hasattr(hook, "get_sqlalchemy_engine"):
+        raise TalkableError(
+            f"Connection {conn_id!r} is no SQL database that SQLAlchemy knows ({type(hook).__name__}); "
+            "give one whose hook has get_sqlalchemy_engine"
+        )
+    engine: Engine = hook.get_sqlalchemy_engine()
+    opened.callback(engine.dispose)
+    return engine
