@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import BaseOperator
 
 from airflow_provider_talkable.links.talkable import TalkableSiteLink
-from airflow_provider_talkable.operators._earlier_tries import EarlierTries
 from airflow_provider_talkable.operators._rendered import as_list_or_one
 from airflow_provider_talkable.operators._report import report
+from airflow_provider_talkable.operators._task_state import TaskState
 from airflow_provider_talkable.protocol.errors import (
     InvalidRefund,
     TalkableConnectionError,
@@ -127,7 +127,7 @@ class TalkableRefundOperator(BaseOperator):
         if self._sites:
             TalkableSiteLink().push(context, self._sites[0])
             self._base_url = hook.get_conn().config.base_url
-        batch = _Batch(refunds, EarlierTries(context, redact_people=self.redact_people))
+        batch = _Batch(refunds, TaskState(context, redact_people=self.redact_people))
         try:
             batch.send(hook, fetch_referral=self.fetch_referral, void_referral=self.void_referral)
         finally:
@@ -195,9 +195,9 @@ _TAKEN = (Outcome.REFUNDED, Outcome.UNCONFIRMED)
 class _Batch:
     """Refunds on their way: equal ones are sent once, and every one ends in a result."""
 
-    def __init__(self, refunds: list[Refund | RefundResult], tries: EarlierTries) -> None:
+    def __init__(self, refunds: list[Refund | RefundResult], state: TaskState) -> None:
         self._refunds = refunds
-        self._tries = tries
+        self._state = state
         self._answers: dict[Refund, RefundResult] = {}
         self._on_their_way: set[Refund] = set()
 
@@ -205,7 +205,7 @@ class _Batch:
         """Send what no earlier try has settled."""
         pending = []
         for refund in dict.fromkeys(r for r in self._refunds if isinstance(r, Refund)):
-            if earlier := self._tries.recall(refund):
+            if earlier := self._state.recall(refund):
                 self._answers[refund] = earlier
             else:
                 pending.append(refund)
@@ -217,10 +217,10 @@ class _Batch:
             )
             for refund, result in zip(pending, results, strict=True):
                 self._answers[refund] = result
-                self._tries.keep(refund, result)
+                self._state.keep(refund, result)
         for refund, result in self._judged().items():
             self._answers[refund] = result
-            self._tries.keep(refund, result)
+            self._state.keep(refund, result)
 
     def _judged(self) -> dict[Refund, RefundResult]:
         """Refusals that mean something else, now that what became of the order's other refunds is known."""
@@ -255,6 +255,6 @@ class _Batch:
 
     def _send_off(self, refunds: list[Refund]) -> Iterator[Refund]:
         for refund in refunds:
-            self._tries.will_send(refund)
+            self._state.will_send(refund)
             self._on_their_way.add(refund)
             yield refund

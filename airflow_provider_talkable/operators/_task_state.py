@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _SUBMITTED = "submitted"
 
 
-class EarlierTries:
+class TaskState:
     """Remembers across the tries of one task instance what became of each refund.
 
     Airflow clears XCom before a retry. From 3.3 on its task state store survives, and a refund that
