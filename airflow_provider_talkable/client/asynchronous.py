@@ -13,6 +13,7 @@ from tenacity import AsyncRetrying
 
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.endings import Endings
+from airflow_provider_talkable.client.failures import StoppedUnsent
 from airflow_provider_talkable.client.pacing import Pacer
 from airflow_provider_talkable.client.retries import Attempts, RetryPolicy
 from airflow_provider_talkable.client.transport import Transport
@@ -150,8 +151,9 @@ class AsyncTalkableClient:
         try:
             response, answer = await self._send(request, read, attempts, site_slug=refund.site_slug)
         except TalkableError as error:
-            if attempts.count == 0 and error is self._endings.of(refund.site_slug):
-                return RefundResult.not_tried(refund, error)
+            is_unsent = attempts.count == 1 and isinstance(error, StoppedUnsent)
+            if is_unsent or (attempts.count == 0 and error is self._endings.of(refund.site_slug)):
+                return RefundResult.not_tried(refund, (is_unsent and self.stopped) or error)
             return RefundResult.from_error(refund, error, attempts=attempts.count)
         return RefundResult.from_answer(refund, answer, http_status=response.status, attempts=attempts.count)
 
