@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -91,6 +91,7 @@ class RefundSync:
     :param pace: How many at once, and how fast.
     :param rules: What else to do.
     :param summary: Where a resumed run goes on counting requests and seconds.
+    :param on_result: Called with each row that has come to a result, or had come to it before.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class RefundSync:
         pace: Pace,
         rules: Rules,
         summary: Summary | None = None,
+        on_result: Callable[[Row, RefundResult], None] | None = None,
     ) -> None:
         self.summary = summary or Summary()
         self.paused_site: str | None = None
@@ -110,6 +112,7 @@ class RefundSync:
         self._snapshot = snapshot
         self._ledger = ledger
         self._rules = rules
+        self._on_result = on_result or (lambda _row, _result: None)
         self._streak = _Streak(rules.abort_after)
         self._sender = Sender[Row, Refund, RefundResult](
             config,
@@ -263,6 +266,7 @@ class RefundSync:
                 case Note(outcome, message, doubt):
                     self._note(row, outcome, message, after=doubt.entry_id if doubt else None)
                 case Skip(entry, hidden_by):
+                    self._on_result(row, entry.result)
                     if hidden_by:
                         self._unrecorded.append(self._ledger.restated(row, entry, after=hidden_by.entry_id))
                     if entry.is_of_this_task:
@@ -348,6 +352,7 @@ class RefundSync:
                 case Send():
                     kept.append(row)
                 case Skip(entry):
+                    self._on_result(row, entry.result)
                     self._unrecorded.append(self._ledger.restated(row, entry, after=entry_id))
                     self.summary.skipped += 1
                 case Note():
@@ -394,6 +399,7 @@ class RefundSync:
             self._count(row, result, told)
 
     def _count(self, row: Row, result: RefundResult, told: Decimal | None = None) -> None:
+        self._on_result(row, result)
         self._sites.count(row.site_slug, result.outcome)
         self.summary.count(
             row,
