@@ -12,8 +12,8 @@ from typing import TypeVar
 from tenacity import AsyncRetrying
 
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.endings import Endings
 from airflow_provider_talkable.client.failures import StoppedUnsent
+from airflow_provider_talkable.client.lanes import Lane, Lanes
 from airflow_provider_talkable.client.pacing import Pacer
 from airflow_provider_talkable.client.retries import Attempts, RetryPolicy
 from airflow_provider_talkable.client.transport import Transport
@@ -72,10 +72,10 @@ class AsyncTalkableClient:
         """How many requests were answered 429."""
         self._transport = Transport(config)
         self._policy = policy or RetryPolicy()
-        self._new_pacer = new_pacer
+        # Among thousands of requests, which are paced, a few always fail at first.
+        self._log_level = logging.DEBUG if new_pacer else logging.WARNING
         self._sleep = sleep or self._wait
-        self._gates: dict[str, _Gate] = {}
-        self._endings = Endings()
+        self.lanes = Lanes(new_pacer, self._policy.throttle_patience)
 
     @property
     def requests(self) -> Counter[str]:
@@ -85,23 +85,24 @@ class AsyncTalkableClient:
     @property
     def learned_rates(self) -> dict[str, float]:
         """Requests per second that each site was found to take; only of sites that answered 429."""
-        gates = list(self._gates.items())
-        return {site: rate for site, gate in gates if (rate := gate.pacer.learned_rate)}
+        return self.lanes.learned_rates
 
     @property
     def exhausted_sites(self) -> dict[str, TalkableThrottled]:
         """The sites that were throttled for longer than the patience, and the error each ended in."""
-        return {site: gate.exhausted for site, gate in list(self._gates.items()) if gate.exhausted}
+        closed = {site: lane.closed for site, lane in self.lanes.closed.items()}
+        return {site: error for site, error in closed.items() if isinstance(error, TalkableThrottled)}
 
     @property
     def stopped(self) -> TalkableError | None:
         """Why nothing more is sent, if so."""
-        return self._endings.of_all
+        return self.lanes.stopped
 
     @property
     def denied_sites(self) -> dict[str, TalkableError]:
         """The sites that Talkable denies the key, and the error that each ended in."""
-        return dict(self._endings.of_sites)
+        closed = {site: lane.closed for site, lane in self.lanes.closed.items()}
+        return {site: error for site, error in closed.items() if isinstance(error, TalkableAccessDenied)}
 
     def stop(self, error: TalkableError) -> None:
         """Send nothing from now on; what waits for its place or for another attempt ends at once.
@@ -109,7 +110,7 @@ class AsyncTalkableClient:
         :param error: Why. What was not tried ends in it.
         """
         if self.stopped is None:
-            self._endings.of_all = error
+            self.lanes.stopped = error
             self._stopping.set_result(None)
 
     def end_for(self, error: TalkableError, site_slug: str, origin_slug: str) -> None:
@@ -120,7 +121,7 @@ class AsyncTalkableClient:
         :param origin_slug: The order that it was about.
         """
         if isinstance(error, TalkableAccessDenied):
-            self._endings.deny(site_slug, origin_slug, error)
+            self.lanes.deny(site_slug, origin_slug, error)
         elif isinstance(error, TalkableAuthError):
             self.stop(error)
 
@@ -152,7 +153,8 @@ class AsyncTalkableClient:
             response, answer = await self._send(request, read, attempts, site_slug=refund.site_slug)
         except TalkableError as error:
             is_unsent = attempts.count == 1 and isinstance(error, StoppedUnsent)
-            if is_unsent or (attempts.count == 0 and error is self._endings.of(refund.site_slug)):
+            is_stopped = attempts.count == 0 and error is self.lanes.ending_of(refund.site_slug)
+            if is_unsent or (is_stopped and not isinstance(error, TalkableThrottled)):
                 return RefundResult.not_tried(refund, (is_unsent and self.stopped) or error)
             return RefundResult.from_error(refund, error, attempts=attempts.count)
         return RefundResult.from_answer(refund, answer, http_status=response.status, attempts=attempts.count)
@@ -177,17 +179,20 @@ class AsyncTalkableClient:
         return (await self._send(request, read, self._attempts(request), site_slug=site_slug))[1]
 
     def _attempts(self, request: Request) -> Attempts:
-        # Among thousands of requests, which are paced, a few always fail at first.
-        log_level = logging.DEBUG if self._new_pacer else logging.WARNING
-        return Attempts(self._policy, request, log_level=log_level)
+        return Attempts(self._policy, request, log_level=self._log_level)
 
     async def _send(
         self, request: Request, read: Callable[[Response], T], attempts: Attempts, *, site_slug: str
     ) -> tuple[Response, T]:
+        lane = self.lanes.of(site_slug)
+
+        def go_on() -> None:
+            attempts.go_on_unless(self.lanes.stopped or lane.closed)
+
         async def attempt() -> tuple[Response, T]:
-            gate = await self._take_place(site_slug, attempts)
+            await lane.take_place(self._wait, go_on)
             attempts.count += 1
-            return await self._exchange(request, read, gate)
+            return await self._exchange(request, read, lane)
 
         # Most requests succeed at once, and tenacity costs as much as sending one: it is brought in
         # when the first attempt has failed, and is told of that as if it had made it.
@@ -206,19 +211,17 @@ class AsyncTalkableClient:
         return await AsyncRetrying(sleep=self._sleep, **attempts.for_tenacity)(attempt_again)
 
     async def _exchange(
-        self, request: Request, read: Callable[[Response], T], gate: _Gate | None
+        self, request: Request, read: Callable[[Response], T], lane: Lane
     ) -> tuple[Response, T]:
-        """Exchange once, and let the site's pacer know what came of it."""
-        sent_at = gate.pacer.clock() if gate else 0.0
+        """Exchange once, and let the site's lane know what came of it."""
+        sent_at = lane.clock()
         try:
             answered = await self._exchange_by_either(request, partial(self._read, read))
         except TalkableError as error:
             self.throttled += isinstance(error, TalkableThrottled)
-            if gate:
-                gate.failed(sent_at, error, self._policy.throttle_patience)
+            lane.failed(sent_at, error)
             raise
-        if gate:
-            gate.accepted(sent_at)
+        lane.answered(sent_at)
         return answered
 
     async def _exchange_by_either(
@@ -241,27 +244,6 @@ class AsyncTalkableClient:
         keys.learn(answered[0].status, other, of=self.config.base_url)
         return answered
 
-    async def _take_place(self, site_slug: str, attempts: Attempts) -> _Gate | None:
-        """Wait until the site's pacer lets the next request through.
-
-        :raises TalkableError: if there is to be no next request.
-        """
-        if self._new_pacer is None:
-            attempts.go_on_unless(self._endings.of(site_slug))
-            return None
-        gate = self._gates.get(site_slug)
-        if gate is None:
-            gate = self._gates[site_slug] = _Gate(self._new_pacer())
-        attempts.go_on_unless(self._endings.of(site_slug) or gate.exhausted)
-        if not gate.queue.locked() and gate.pacer.seconds_to_wait() <= 0:
-            return gate
-        # One at a time, in the order of asking: who asks again after a 429 does not overtake.
-        async with gate.queue:
-            while (wait := gate.pacer.seconds_to_wait()) > 0:
-                await self._wait(wait)
-                attempts.go_on_unless(self._endings.of(site_slug) or gate.exhausted)
-            return gate
-
     async def _wait(self, seconds: float) -> None:
         """Sleep, but no longer than until it is stopped."""
         await asyncio.wait([self._stopping], timeout=seconds)
@@ -275,40 +257,3 @@ class AsyncTalkableClient:
             error.args = (redaction.text(str(error.args[0])),)
             raise
         return redaction.value(answer) if redaction.is_suspect(response.body) else answer
-
-
-class _Gate:
-    """A site's pacer, the queue before it, and how long the site has let nothing through."""
-
-    def __init__(self, pacer: Pacer) -> None:
-        self.pacer = pacer
-        self.queue = asyncio.Lock()
-        self.exhausted: TalkableThrottled | None = None
-        """The error that ends the site's requests once its patience is used up."""
-        self._throttled_since: float | None = None
-
-    def accepted(self, sent_at: float) -> None:
-        """An answer other than 429 came."""
-        self._throttled_since = None
-        self.pacer.accepted(sent_at)
-
-    def failed(self, sent_at: float, error: TalkableError, patience: float) -> None:
-        """No answer came, a 429, or another one that is no success."""
-        if isinstance(error, TalkableThrottled):
-            self._throttled(sent_at, error.retry_after, patience)
-        elif error.http_status is not None:
-            self.accepted(sent_at)
-
-    def _throttled(self, sent_at: float, retry_after: float | None, patience: float) -> None:
-        self.pacer.throttled(sent_at, retry_after)
-        now = self.pacer.clock()
-        if self._throttled_since is None:
-            self._throttled_since = now
-        seconds = max(now - self._throttled_since, retry_after or 0)
-        if seconds > patience:
-            self.exhausted = TalkableThrottled(
-                f"Talkable lets nothing through for {seconds:.0f} s (429); "
-                "run it again later, or give it more throttle_patience",
-                http_status=429,
-                retry_after=self.pacer.pause,
-            )

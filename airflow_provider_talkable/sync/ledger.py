@@ -2,73 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from decimal import Decimal
-from functools import cached_property
-from itertools import groupby
 from typing import Any, TypeVar
 
-from sqlalchemy import (
-    Boolean,
-    Column,
-    Integer,
-    String,
-    Table,
-    Text,
-    and_,
-    bindparam,
-    case,
-    cast,
-    column,
-    distinct,
-    func,
-    literal,
-    null,
-    select,
-)
-from sqlalchemy.dialects.postgresql import JSON
+from sqlalchemy import Table, select
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.sql import ColumnElement, Insert
+from sqlalchemy.sql import ColumnElement
 
-from airflow_provider_talkable.protocol.answers import counted_subtotal_of, order_subtotal_of
-from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.results import RefundResult
+from airflow_provider_talkable.sync.columns import (
+    OF_OUTCOMES,
+    Key,
+    Values,
+    columns,
+    values_of,
+    values_of_outcome,
+    values_of_restated,
+)
 from airflow_provider_talkable.sync.decisions import SUBMITTED, TICKS, Entry, History
+from airflow_provider_talkable.sync.inserts import Inserts
+from airflow_provider_talkable.sync.lookups import Lookups
 from airflow_provider_talkable.sync.orders import Taken
-from airflow_provider_talkable.sync.rows import MAX_KEY, MAX_SITE, Row
-from airflow_provider_talkable.sync.tables import OwnTable, added, amount_type, moment_type, storable
+from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.tables import OwnTable
 
-Values = dict[str, Any]
-Key = tuple[str, str]
 T = TypeVar("T")
 
 DEFAULT_TABLE = "talkable_refund_ledger"
-
-_AT_A_TIME = 500  # keys in one statement
-_FOUR_DECIMALS = Decimal("0.0001")
-_READ = tuple(name for name in Entry.__dataclass_fields__ if name != "is_of_this_task")
-_AMOUNTS = ("refund_subtotal", "order_subtotal", "counted_subtotal", "sent_subtotal")
-_RESTATED = (
-    "error_message",
-    "referral_id",
-    "referral_status",
-    "ad_rewarded",
-    "partially_refunded",
-    "counted_subtotal",
-    "sent_subtotal",
-    "origin_id",
-    "reward_paid",
-    "reward_known_by",
-    "void_outcome",
-)
-_TAKEN = tuple(outcome.value for outcome in Outcome if outcome.is_success)
-_TASK = ("dag_id", "run_id", "task_id", "map_index")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +68,16 @@ class Ledger:
         writer: str | None = None,
     ) -> None:
         self.writer = writer or secrets.token_hex(4)
-        self._own = OwnTable(engine, "ledger", table, schema, _columns(), indexed="origin_slug")
+        self._own = OwnTable(
+            engine, "ledger", table, schema, columns(), indexed="origin_slug", indexed_where=OF_OUTCOMES
+        )
         self._engine = engine
         self._table = self._own.table
         self.name = self._own.name
         self._exists = True
-        self._task_run = {name: getattr(task_run or TaskRun(), name) for name in TaskRun.__slots__}
+        written_by = {name: getattr(task_run or TaskRun(), name) for name in TaskRun.__slots__}
+        self._lookups = Lookups(self._own, written_by)
+        self._inserts = Inserts(self._table, written_by)
         self._ticks = 0
         self._tried: frozenset[str] = frozenset()
 
@@ -128,19 +97,13 @@ class Ledger:
         :raises LedgerLost: if it is gone for too long.
         :raises LedgerError: if the database does not let it.
         """
-
-        def read() -> T:
-            with self._engine.connect() as connection:
-                return reading(connection, self._table)
-
-        return self._own.patiently(read)
+        return self._read(lambda connection: reading(connection, self._table))
 
     @property
     def query(self) -> str:
         """The statement, in the database's own SQL, that selects what this task has written in this run."""
-        columns = self._table.columns
-        of_this_task = (columns[name] == self._task_run[name] for name in _TASK)
-        statement = select(self._table).where(*of_this_task).order_by(columns.entry_id)
+        by_age = self._table.columns.entry_id
+        statement = select(self._table).where(*self._lookups.is_of_task).order_by(by_age)
         return str(statement.compile(self._engine, compile_kwargs={"literal_binds": True}))
 
     def hurry(self) -> None:
@@ -157,7 +120,13 @@ class Ledger:
         """
         if not self._exists:
             return {}
-        return self._own.patiently(lambda: self._histories(rows, without))
+        found = self._read(lambda connection: self._lookups.entries(connection, rows))
+        for entries in found.values():
+            self._ticks = max(self._ticks, int(entries[-1].entry_id[:TICKS], 16))
+        return {
+            key: History.of(entry for entry in entries if entry.entry_id not in without)
+            for key, entries in found.items()
+        }
 
     def append(self, entries: Sequence[Values]) -> None:
         """Write entries, all or none.
@@ -172,8 +141,7 @@ class Ledger:
 
     def column(self, name: str) -> ColumnElement[Any]:
         """A column to read, of nothing where the table lacks it."""
-        column = self._table.columns[name]
-        return null() if name in self._own.missing else column
+        return self._lookups.column(name)
 
     def orders(self, rows: Iterable[Row]) -> dict[Key, list[Taken]]:
         """What Talkable has taken, or may have, of the rows' orders, by site and slug; each refund once."""
@@ -182,30 +150,21 @@ class Ledger:
             slugs.setdefault(row.site_slug, set()).add(row.origin_slug)
         if not slugs or not self._exists:
             return {}
-        return self._own.patiently(lambda: self._orders(slugs))
+        return self._read(lambda connection: self._lookups.orders(connection, slugs))
 
     def has_taken(self, site_slug: str) -> bool:
         """Whether it knows of any refund of a site that Talkable has taken."""
-
-        def read(connection: Connection, table: Table) -> bool:
-            of_site = (table.columns.site_slug == site_slug, table.columns.event.in_(_TAKEN))
-            return connection.execute(select(literal(1)).where(*of_site).limit(1)).first() is not None
-
-        return self._exists and self.read(read)
+        return self._exists and self._read(lambda connection: self._lookups.has_taken(connection, site_slug))
 
     def unknown_orders(self, site_slug: str) -> int:
         """Of how many refunds of a site it knows that Talkable has not found the order."""
-
-        def read(connection: Connection, table: Table) -> int:
-            of_site = (table.columns.site_slug == site_slug, table.columns.event == Outcome.NOT_FOUND.value)
-            count = select(func.count(distinct(table.columns.refund_key))).where(*of_site)
-            return int(connection.execute(count).scalar_one())
-
-        return self.read(read) if self._exists else 0
+        if not self._exists:
+            return 0
+        return self._read(lambda connection: self._lookups.unknown_orders(connection, site_slug))
 
     def submitted(self, row: Row) -> Values:
         """The entry that a refund is about to be sent."""
-        return self._entry(row, SUBMITTED)
+        return self._entry(values_of(row, SUBMITTED))
 
     def outcome(
         self,
@@ -221,57 +180,24 @@ class Ledger:
         :param after: The id of an entry that this one is about: it sorts right after that, and before
             whatever another run has come to meanwhile.
         """
-        referral = result.referral or {}
-        referral_id = referral.get("id")
-        status = referral.get("status")
-        origin_id = (result.origin or {}).get("id", referral.get("referred_origin_id"))
-        counted, partially = counted_subtotal_of(result.origin)
-        payment = result.payment
-        return self._entry(
-            row,
-            result.outcome.value,
-            http_status=result.http_status,
-            error_message=storable(result.error_message),
-            attempts=result.attempts,
-            referral_id=storable(referral_id, 64),
-            referral_status=storable(status, 32),
-            ad_rewarded=result.ad_rewarded,
-            order_subtotal=row.order_subtotal or order_subtotal_of(result.origin, result.referral),
-            partially_refunded=partially,
-            counted_subtotal=counted,
-            sent_subtotal=sent_subtotal,
-            origin_id=storable(origin_id, 64),
-            reward_paid=payment.paid,
-            reward_known_by=payment.known_by and payment.known_by.value,
-            void_outcome=result.void_outcome and str(result.void_outcome),
-            **self._sorted(after),
-        )
+        return self._entry(values_of_outcome(row, result, sent_subtotal), after)
 
     def restated(self, row: Row, entry: Entry, *, after: str) -> Values:
         """The entry that repeats what an earlier one has settled; without ``attempts``, as it took none.
 
         :param after: The id of the entry that hides it, as above.
         """
-        return self._entry(
-            row,
-            entry.event,
-            **{name: getattr(entry, name) for name in _RESTATED},
-            **self._sorted(after),
-        )
+        return self._entry(values_of_restated(row, entry), after)
 
-    def _entry(self, row: Row, event: str, **values: object) -> Values:
-        return {
-            "entry_id": self._next_id(),
-            "logged_at": datetime.now(UTC),
-            "event": event,
-            "site_slug": row.site_slug,
-            "refund_key": row.refund_key,
-            "origin_slug": row.origin_slug,
-            "refunded_at": row.refunded_at,
-            "refund_subtotal": row.refund_subtotal,
-            "order_subtotal": row.order_subtotal,
-            **values,
-        }
+    def _entry(self, values: Values, after: str | None = None) -> Values:
+        return {"entry_id": self._id_after(after) if after else self._next_id()} | values
+
+    def _read(self, reading: Callable[[Connection], T]) -> T:
+        def read() -> T:
+            with self._engine.connect() as connection:
+                return reading(connection)
+
+        return self._own.patiently(read)
 
     def _next_id(self) -> str:
         """Nanoseconds since 1970 and the writer, as 24 hexadecimal digits, which sort in any collation.
@@ -282,164 +208,20 @@ class Ledger:
         self._ticks = max(time.time_ns(), self._ticks + 1)
         return self._id(self._ticks)
 
-    def _sorted(self, after: str | None) -> Values:
-        return {"entry_id": self._id(int(after[:TICKS], 16) + 1)} if after else {}
+    def _id_after(self, entry_id: str) -> str:
+        return self._id(int(entry_id[:TICKS], 16) + 1)
 
     def _id(self, ticks: int) -> str:
         return f"{ticks:0{TICKS}x}{self.writer}"
-
-    def _histories(self, rows: Sequence[Row], without: AbstractSet[str]) -> dict[Key, History]:
-        found: dict[Key, list[Entry]] = {}
-        columns = self._table.columns
-        in_task = and_(*(columns[name] == self._task_run[name] for name in _TASK))
-        # As a number: not every database can select a condition.
-        of_this_task = case((in_task, 1), else_=0) if self._task_run["dag_id"] else literal(0)
-        wanted = [
-            columns.site_slug,
-            columns.refund_key,
-            *(self.column(name).label(name) for name in _READ),
-            of_this_task,
-        ]
-        with self._engine.connect() as connection:
-            for site, of_site in groupby(sorted(rows, key=_site), key=_site):
-                keys = [row.refund_key for row in of_site]
-                query = select(*wanted).where(columns.site_slug == site, columns.refund_key.in_(keys))
-                for site_slug, refund_key, *values in connection.execute(query):
-                    entry = _read(values)
-                    if entry.entry_id not in without:
-                        found.setdefault((site_slug, refund_key), []).append(entry)
-        for entries in found.values():
-            entries.sort(key=lambda entry: entry.entry_id)
-            self._ticks = max(self._ticks, int(entries[-1].entry_id[:TICKS], 16))
-        return {key: History.of(entries) for key, entries in found.items()}
-
-    def _orders(self, slugs: Mapping[str, AbstractSet[str]]) -> dict[Key, list[Taken]]:
-        columns = self._table.columns
-        wanted = ("refund_key", "event", "refund_subtotal", "order_subtotal")
-        found: dict[Key, dict[str, Taken]] = {}
-        with self._engine.connect() as connection:
-            for site, of_site in slugs.items():
-                query = (
-                    select(columns.origin_slug, *(self.column(name).label(name) for name in wanted))
-                    .where(
-                        columns.site_slug == site,
-                        columns.origin_slug.in_(sorted(of_site)),
-                        columns.event.in_((*_TAKEN, Outcome.UNCONFIRMED.value)),
-                    )
-                    .order_by(columns.entry_id)
-                )
-                for slug, key, event, amount, whole in connection.execute(query):
-                    taken = Taken(key, Outcome(event), _amount(amount), _amount(whole))
-                    found.setdefault((site, slug), {})[key] = taken
-        return {order: list(by_key.values()) for order, by_key in found.items()}
 
     def _append(self, entries: Sequence[Values]) -> None:
         given = frozenset(entry["entry_id"] for entry in entries)
         with self._engine.begin() as connection:
             if again := [entry for entry in entries if entry["entry_id"] in self._tried]:
-                written = self._written(connection, again)
+                # An earlier call may have written them though it failed at its end.
+                written = self._inserts.written(connection, again)
                 entries = [entry for entry in entries if entry["entry_id"] not in written]
             self._tried |= given
             if entries:
-                self._insert(connection, entries)
+                self._inserts.insert(connection, entries)
         self._tried = given
-
-    def _insert(self, connection: Connection, entries: Sequence[Values]) -> None:
-        if connection.dialect.name == "postgresql":
-            # As one text instead of a parameter for each value takes a fifth of the time.
-            given = {"entries": json.dumps(entries, default=str)} | self._task_run
-            connection.execute(self._insert_json, given)
-            return
-        # Their columns differ: what is submitted has none of what comes back.
-        for _, alike in groupby(sorted(entries, key=len), key=len):
-            connection.execute(self._table.insert(), [entry | self._task_run for entry in alike])
-
-    @cached_property
-    def _insert_json(self) -> Insert:
-        columns = self._table.columns
-        varying = [column(each.name, each.type) for each in columns if each.name not in self._task_run]
-        entries = func.json_to_recordset(cast(bindparam("entries"), JSON)).table_valued(*varying)
-        rows = entries.render_derived(with_types=True).columns
-        same = (cast(bindparam(name), columns[name].type) for name in self._task_run)
-        names = [*rows.keys(), *self._task_run]
-        return self._table.insert().from_select(names, select(*rows, *same))
-
-    def _written(self, connection: Connection, entries: Sequence[Values]) -> set[str]:
-        """The ids of those entries that an earlier call has written, though it may have failed at its end."""
-        columns = [self._table.columns[name] for name in ("site_slug", "refund_key", "entry_id")]
-        written: set[str] = set()
-        for start in range(0, len(entries), _AT_A_TIME):
-            some = entries[start : start + _AT_A_TIME]
-            matching = (column.in_([entry[column.name] for entry in some]) for column in columns)
-            written.update(
-                connection.execute(select(self._table.columns.entry_id).where(*matching)).scalars()
-            )
-        return written
-
-
-def _columns() -> list[Column[Any]]:
-    return [
-        # One index serves the look-up of keys, and names the newest entry of each; some warehouses know
-        # no other than a primary key.
-        Column("site_slug", String(MAX_SITE), primary_key=True),
-        Column("refund_key", String(MAX_KEY), primary_key=True),
-        Column("entry_id", String(24), primary_key=True),
-        Column("logged_at", moment_type(), nullable=False),
-        Column("event", String(32), nullable=False),
-        Column("origin_slug", Text, nullable=False),
-        Column("refunded_at", moment_type()),
-        Column("refund_subtotal", amount_type()),
-        Column("http_status", Integer),
-        Column("error_message", Text),
-        Column("attempts", Integer),
-        Column("referral_id", String(64)),
-        Column("referral_status", String(32)),
-        Column("ad_rewarded", Boolean),
-        added(Column("reward_paid", Boolean)),
-        added(Column("reward_known_by", String(32))),
-        added(Column("void_outcome", String(32))),
-        added(Column("order_subtotal", amount_type())),
-        added(Column("counted_subtotal", amount_type())),
-        added(Column("partially_refunded", Boolean)),
-        added(Column("sent_subtotal", amount_type())),
-        added(Column("origin_id", String(64))),
-        *task_columns(),
-    ]
-
-
-def task_columns() -> list[Column[Any]]:
-    """The columns that say which run of which task has written; named as :class:`TaskRun`'s fields."""
-    return [
-        Column("dag_id", String(250)),
-        Column("run_id", String(250)),
-        Column("task_id", String(250)),
-        Column("map_index", Integer),
-        Column("try_number", Integer),
-    ]
-
-
-def in_utc(moment: datetime) -> datetime:
-    """A moment that was read: not every database keeps the offset, and what was written is UTC."""
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _site(row: Row) -> str:
-    return row.site_slug
-
-
-def _read(values: Iterable[Any]) -> Entry:
-    *columns, is_of_this_task = values
-    read = dict(zip(_READ, columns, strict=True))
-    moment = read["refunded_at"]
-    if moment is not None:
-        read["refunded_at"] = in_utc(moment)
-    for name in _AMOUNTS:
-        read[name] = _amount(read[name])
-    return Entry(**read, is_of_this_task=bool(is_of_this_task))
-
-
-def _amount(value: object) -> Decimal | None:
-    if value is None:
-        return None
-    exact = value if isinstance(value, Decimal) else Decimal(repr(value))
-    return exact.quantize(_FOUR_DECIMALS)

@@ -18,6 +18,7 @@ from sqlalchemy.engine import Engine
 from airflow_provider_talkable.client.concurrent import Sender
 from airflow_provider_talkable.protocol.errors import TalkableError, printable
 from airflow_provider_talkable.protocol.referrals import JsonObject
+from airflow_provider_talkable.sync.columns import Values, task_columns
 from airflow_provider_talkable.sync.decisions import Entry, History
 from airflow_provider_talkable.sync.discrepancies import (
     Discrepancy,
@@ -27,7 +28,7 @@ from airflow_provider_talkable.sync.discrepancies import (
     is_to_be_asked,
     settled_entry,
 )
-from airflow_provider_talkable.sync.ledger import Ledger, TaskRun, Values, task_columns
+from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
 from airflow_provider_talkable.sync.rows import MAX_KEY, MAX_SITE, Row
 from airflow_provider_talkable.sync.sites import doubtful_sites
 from airflow_provider_talkable.sync.snapshot import Snapshot

@@ -10,7 +10,8 @@ from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.errors import InvalidRefund, TalkableError
 from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.sync.ledger import Key, Ledger
+from airflow_provider_talkable.sync.columns import Key
+from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.rows import Row, RowReader
 from airflow_provider_talkable.sync.run import RefundSync, Rules
 from airflow_provider_talkable.sync.snapshot import Snapshot

@@ -15,8 +15,9 @@ from sqlalchemy.sql.elements import Label, Null
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.rewards import is_late
+from airflow_provider_talkable.sync.columns import in_utc
 from airflow_provider_talkable.sync.decisions import payment_of_entry
-from airflow_provider_talkable.sync.ledger import Ledger, in_utc
+from airflow_provider_talkable.sync.ledger import Ledger
 
 _SUCCESSES = [outcome.value for outcome in Outcome if outcome.is_success]
 _SHOWN = ("site_slug", "refund_key", "origin_slug", "event", "error_message", "logged_at")

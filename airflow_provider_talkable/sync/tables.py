@@ -12,6 +12,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.schema import CreateColumn, CreateIndex
 from sqlalchemy.sql import quoted_name
+from sqlalchemy.sql.elements import TextClause
 from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
 from airflow_provider_talkable.protocol.errors import LedgerError, LedgerLost
@@ -39,6 +40,8 @@ class OwnTable:
     :param schema: Its schema, quoted as it is; it is not made. Default: the connection's.
     :param columns: Its columns. One made by :func:`added` came later: a table without it gets it.
     :param indexed: A column that look-ups go by, beside the primary key; indexed where the database can.
+    :param indexed_where: A condition that those look-ups have word by word: only what meets it is indexed,
+        where the database can.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class OwnTable:
         columns: Sequence[Column[Any]],
         *,
         indexed: str | None = None,
+        indexed_where: TextClause | None = None,
     ) -> None:
         self.engine = engine
         self.what = what
@@ -64,7 +68,7 @@ class OwnTable:
         """The columns that a table lacks which was opened to be read only."""
         self._index = None
         if indexed and engine.dialect.name in _INDEXING:
-            self._index = _index(self.table, indexed)
+            self._index = _index(self.table, indexed, indexed_where)
         self.stopping = False
         """Whether there is no time left to wait for a database that is gone."""
 
@@ -192,12 +196,14 @@ def added(column: Column[Any]) -> Column[Any]:
     return column
 
 
-def _index(table: Table, column: str) -> Index:
+def _index(table: Table, column: str, where: TextClause | None) -> Index:
     # By hash, since text may be longer than what PostgreSQL takes into a tree.
     return Index(
         f"{table.name[:40]}_{column}"[:63],
         table.columns[column],
         postgresql_using="hash",
+        postgresql_where=where,
+        sqlite_where=where,
         mysql_length=191,
         mariadb_length=191,
     )

@@ -36,8 +36,9 @@ from airflow_provider_talkable.operators.referral import LOSSES as REFERRAL_LOSS
 from airflow_provider_talkable.operators.refund import LOSSES
 from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.sandbox.arguments import add_arguments
+from airflow_provider_talkable.sync.columns import columns
 from airflow_provider_talkable.sync.discrepancies import Discrepancy, Kind
-from airflow_provider_talkable.sync.ledger import Ledger, TaskRun, _columns
+from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
 from airflow_provider_talkable.sync.reconcile import Report, report_columns
 from airflow_provider_talkable.sync.rows import ROW_COLUMNS, Row
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
@@ -212,7 +213,7 @@ def test_the_table_of_columns() -> None:
 def test_the_table_of_the_ledger() -> None:
     rows = table("docs/ledger.md", "`site_slug`, `refund_key`")
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row[0])}
-    assert named == {column.name for column in _columns()}
+    assert named == {column.name for column in columns()}
 
 
 def test_the_defaults_in_the_text() -> None:

@@ -35,8 +35,9 @@ from airflow_provider_talkable.protocol.errors import (
     TalkableThrottled,
 )
 from airflow_provider_talkable.sync import ledger as ledger_module
+from airflow_provider_talkable.sync.columns import Values
 from airflow_provider_talkable.sync.decisions import SUBMITTED, History, Note, Send, decide
-from airflow_provider_talkable.sync.ledger import Ledger, Values
+from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.rows import Row
 
 HELD = {Outcome.REFUNDED, Outcome.ALREADY_REFUNDED}

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import event, inspect
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.schema import CreateTable
 
@@ -215,6 +215,24 @@ def test_a_new_ledger_is_made_as_a_migrated_one(engine: Engine) -> None:
     made = str(CreateTable(ledger._table).compile(engine))
     assert tables._ADDED not in made
     assert len(inspect(engine).get_indexes("talkable_refund_ledger")) == 1
+
+
+def test_orders_are_looked_up_by_the_index(engine: Engine) -> None:
+    make_old(engine)
+    ledger = Ledger(engine)
+    ledger.open()
+    asked: list[str] = []
+
+    def explain(connection: Any, cursor: Any, statement: str, parameters: Any, *_: object) -> None:
+        if "refund_key" in statement:
+            word = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+            cursor = connection.connection.cursor()
+            cursor.execute(f"{word} {statement}", parameters)
+            asked.extend(map(str, cursor.fetchall()))
+
+    event.listen(engine, "before_cursor_execute", explain)
+    ledger.orders([Row("my-store", "r1", "order-1")])
+    assert "talkable_refund_ledger_origin_slug" in " ".join(asked)
 
 
 def test_a_slug_longer_than_an_index_takes_is_kept(engine: Engine) -> None:
