@@ -2,7 +2,8 @@
 
 A mapped task shows each refund in Airflow's grid and retries it by itself. That suits tens of refunds a
 run, not thousands: each costs a task instance. The ledger remembers what was sent, whichever task instance
-sent it: a refund is sent once, also after clearing and where the upstream task returns other rows than before.
+sent it: a refund is sent once, also after clearing and where the upstream task returns other rows than
+before.
 """
 
 from __future__ import annotations
