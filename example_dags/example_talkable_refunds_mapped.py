@@ -1,7 +1,9 @@
 """Refund each order in a task instance of its own, in full or in part.
 
 A mapped task shows each refund in Airflow's grid and retries it by itself. That suits tens of refunds a
-run, not thousands: each costs a task instance.
+run, not thousands: each costs a task instance. The ledger remembers what was sent, whichever task instance
+sent it: a refund is sent once, also after clearing and where the upstream task returns other rows than
+before.
 """
 
 from __future__ import annotations
@@ -25,14 +27,16 @@ with DAG(
     @task
     def latest_refunds() -> list[dict[str, Any]]:
         """The last five refunds, as rows by column name; an amount makes a refund partial."""
-        columns = ("order_number", "refunded_at", "refund_subtotal")
+        columns = ("refund_key", "order_number", "refunded_at", "refund_subtotal")
         rows = BaseHook.get_hook("shop_warehouse").get_records(
-            f"SELECT {', '.join(columns)} FROM refunded_orders ORDER BY refunded_at DESC LIMIT 5"
+            "SELECT refund_id, order_number, refunded_at, refund_subtotal FROM refunds"
+            " WHERE site_slug = 'my-store' ORDER BY refunded_at DESC LIMIT 5"
         )
         return [dict(zip(columns, row, strict=True)) for row in rows]
 
     TalkableRefundOperator.partial(
         task_id="refund",
+        ledger_conn_id="shop_warehouse",
         fail_on=("not_counted", "rejected", "invalid", "throttled", "failed", "unconfirmed", "aborted"),
         void_referral=True,
         max_active_tis_per_dag=4,

@@ -25,13 +25,14 @@ with DAG(
 
     @task
     def refunds_of_the_last_day(**context: Any) -> list[dict[str, Any]]:
-        """Rows by column name; an amount makes a refund partial."""
+        """Rows by column name; an amount makes a refund partial, which needs its own id as its key."""
         until = context.get("data_interval_end") or context["dag_run"].run_after
         since = until - timedelta(days=1)
-        columns = ("order_number", "refunded_at", "refund_subtotal")
+        columns = ("refund_key", "order_number", "refunded_at", "refund_subtotal")
         rows = BaseHook.get_hook("shop_warehouse").get_records(
-            f"SELECT {', '.join(columns)} FROM refunded_orders"
-            " WHERE refunded_at >= :since AND refunded_at < :until ORDER BY refunded_at",
+            "SELECT refund_id, order_number, refunded_at, refund_subtotal FROM refunds"
+            " WHERE site_slug = 'my-store' AND refunded_at >= :since AND refunded_at < :until"
+            " ORDER BY refunded_at",
             parameters={"since": since.isoformat(), "until": until.isoformat()},
         )
         return [dict(zip(columns, row, strict=True)) for row in rows]
@@ -39,6 +40,8 @@ with DAG(
     refund = TalkableRefundOperator(
         task_id="refund",
         refunds=refunds_of_the_last_day(),
+        # Where parts of orders are sent, the ledger remembers which were.
+        ledger_conn_id="shop_warehouse",
         fail_on=("not_counted", "rejected", "invalid", "throttled", "failed", "unconfirmed", "aborted"),
         void_referral=True,
         redact_people=True,

@@ -12,6 +12,7 @@ from typing import TypeVar
 from tenacity import AsyncRetrying
 
 from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.failures import StoppedUnsent
 from airflow_provider_talkable.client.lanes import Lane, Lanes
 from airflow_provider_talkable.client.pacing import Pacer
 from airflow_provider_talkable.client.retries import Attempts, RetryPolicy
@@ -151,9 +152,10 @@ class AsyncTalkableClient:
         try:
             response, answer = await self._send(request, read, attempts, site_slug=refund.site_slug)
         except TalkableError as error:
-            is_stopped = error is self.lanes.ending_of(refund.site_slug)
-            if attempts.count == 0 and is_stopped and not isinstance(error, TalkableThrottled):
-                return RefundResult.not_tried(refund, error)
+            is_unsent = attempts.count == 1 and isinstance(error, StoppedUnsent)
+            is_stopped = attempts.count == 0 and error is self.lanes.ending_of(refund.site_slug)
+            if is_unsent or (is_stopped and not isinstance(error, TalkableThrottled)):
+                return RefundResult.not_tried(refund, (is_unsent and self.stopped) or error)
             return RefundResult.from_error(refund, error, attempts=attempts.count)
         return RefundResult.from_answer(refund, answer, http_status=response.status, attempts=attempts.count)
 

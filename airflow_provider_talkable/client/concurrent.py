@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -21,6 +23,9 @@ from airflow_provider_talkable.protocol.errors import TalkableError
 T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S")
+
+GRACE = 10.0
+"""Seconds that requests on the wire are given to end when a task is stopped."""
 
 _TICK = 0.05  # seconds after which results are yielded whatever their number
 _AHEAD = 4  # times as many as may be under way are taken
@@ -162,35 +167,75 @@ class Sender(Generic[T, R, S]):
 
 
 def send_many(
-    config: ClientConfig, policy: RetryPolicy, pace: Pace, errand: Errand[R, S], requests: Iterable[R]
+    config: ClientConfig,
+    policy: RetryPolicy,
+    pace: Pace,
+    errand: Errand[R, S],
+    requests: Iterable[R],
+    *,
+    reason_to_stop: Callable[[], str | None] | None = None,
 ) -> Iterator[S]:
     """Send requests, several at a time, and yield what became of each in the same order.
 
     Requests are taken from ``requests`` as there is room, in the caller's thread, at most four times as
     many as may be under way; the sending runs in a thread of its own, so that whatever the caller does in
     between does not hold it up. If the caller stops early, what is under way is cancelled.
+
+    :param reason_to_stop: Asked several times a second. Once it has a reason, no more is taken or sent, and
+        what is on the wire has :data:`GRACE` seconds. So it is when the caller's thread is interrupted in
+        here, as by a timeout of Airflow's.
+    :raises TalkableError: with that reason, once all that was taken has its result.
     """
     source = iter(enumerate(requests))
     room = _AHEAD * pace.max_in_flight
     results: dict[int, S] = {}
     yielded = 0
     is_fed = False
-    failure: Exception | None = None
+    failure: BaseException | None = None
+    gives_up_at = math.inf
     with Sender[int, R, S](config, policy, pace, errand) as sender:
         while not is_fed or sender.outstanding:
-            if not is_fed and (free := room - sender.outstanding - len(results)):
-                full = sender.outstanding + free
-                try:
-                    for request in islice(source, free):
-                        sender.put([request])
-                except Exception as error:  # noqa: BLE001 - it is raised once those before it have results
-                    failure = error
-                is_fed = failure is not None or sender.outstanding < full
-            # A thread is woken for many at once; behind a slow one that is as many as there are.
-            until = 0 if is_fed else max(0, min(room // 2, sender.unfinished - 1))
-            results.update(sender.take(until=until, timeout=_TICK))
+            try:
+                if time.monotonic() > gives_up_at:
+                    sender.cancel()
+                elif gives_up_at == math.inf:
+                    _raise(reason_to_stop and reason_to_stop())
+                if not is_fed:
+                    is_fed, failure = _feed(sender, source, room - sender.outstanding - len(results))
+                # A thread is woken for many at once; behind a slow one that is as many as there are.
+                until = 0 if is_fed else max(0, min(room // 2, sender.unfinished - 1))
+                results.update(sender.take(until=until, timeout=_TICK))
+            except BaseException as error:
+                if gives_up_at < math.inf:
+                    raise
+                failure, is_fed, gives_up_at = error, True, time.monotonic() + GRACE
+                sender.stop(_reason_of(error))
             while yielded in results:
                 yield results.pop(yielded)
                 yielded += 1
     if failure:
         raise failure
+
+
+def _feed(
+    sender: Sender[int, R, S], source: Iterator[tuple[int, R]], count: int
+) -> tuple[bool, Exception | None]:
+    """Hand over so many, and say whether there are no more, and which error ended them."""
+    full = sender.outstanding + count
+    try:
+        for request in islice(source, count):
+            sender.put([request])
+    except Exception as error:  # noqa: BLE001 - it is raised once those before it have results
+        return True, error
+    return sender.outstanding < full, None
+
+
+def _raise(reason: str | None) -> None:
+    if reason:
+        raise TalkableError(reason)
+
+
+def _reason_of(error: BaseException) -> TalkableError:
+    if isinstance(error, TalkableError):
+        return error
+    return TalkableError(f"the task was stopped ({type(error).__name__}: {error})")

@@ -36,10 +36,18 @@ def no_answer(config: ClientConfig, error: Exception) -> TalkableConnectionError
     return TalkableConnectionError(f"The connection to {config.base_url} broke ({type(error).__name__})")
 
 
+class StoppedUnsent(TalkableConnectionError):
+    """The request was given up before there was a connection to send it on."""
+
+    def __init__(self) -> None:
+        super().__init__("It was stopped before it was sent", request_sent=False)
+
+
 def stopped(*, request_sent: bool) -> TalkableConnectionError:
     """The request was given up before its answer came."""
-    when = "the answer came" if request_sent else "it was sent"
-    return TalkableConnectionError(f"It was stopped before {when}", request_sent=request_sent)
+    return (
+        TalkableConnectionError("It was stopped before the answer came") if request_sent else StoppedUnsent()
+    )
 
 
 def too_long(status: int) -> TalkableProtocolError:

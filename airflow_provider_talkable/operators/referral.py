@@ -46,6 +46,9 @@ class TalkableReferralOperator(BaseOperator):
     :param fail_on: The outcomes that fail the task; default: ``not_found``, ``conflict`` (the opposite
         final status), ``rejected``, ``invalid``, ``throttled``, ``failed``, ``aborted``.
     :param redact_people: Leave names, e-mail addresses, phone numbers and IP addresses out of XCom.
+    :param throttle_patience: Seconds to wait while Talkable answers a site with nothing but 429.
+    :param max_in_flight: Requests under way at a time.
+    :param max_rate: Requests per second never to exceed, for each site.
     :raises InvalidRefund: if what rendered is no slug and no list, or no status; nothing was sent then.
     :raises TalkableReferralFinal: if a referral has the opposite final status.
     :raises TalkableError: after everything was tried, if an outcome is among ``fail_on``: the class
@@ -65,6 +68,9 @@ class TalkableReferralOperator(BaseOperator):
         talkable_conn_id: str = "talkable_default",
         fail_on: Iterable[ReferralOutcome | str] = LOSSES,
         redact_people: bool = False,
+        throttle_patience: float = 300.0,
+        max_in_flight: int = 16,
+        max_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -76,12 +82,21 @@ class TalkableReferralOperator(BaseOperator):
             ReferralOutcome(name) for name in ([fail_on] if isinstance(fail_on, str) else fail_on)
         )
         self.redact_people = redact_people
+        self.throttle_patience = throttle_patience
+        self.max_in_flight = max_in_flight
+        self.max_rate = max_rate
 
     def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:
         """Set the statuses, push the results, and fail if an outcome calls for it."""
         from airflow_provider_talkable.hooks.talkable import TalkableHook
 
-        hook = TalkableHook(self.talkable_conn_id, site_slug=self.site_slug or None)
+        hook = TalkableHook(
+            self.talkable_conn_id,
+            site_slug=self.site_slug or None,
+            throttle_patience=self.throttle_patience,
+            max_in_flight=self.max_in_flight,
+            max_rate=self.max_rate,
+        )
         status, site = status_of(self.status), hook.site_slug
         TalkableSiteLink().push(context, site)
         given = as_list_or_one("origin_slug", self.origin_slug)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from airflow.providers.common.compat.sdk import BaseOperator
 
-from airflow_provider_talkable.links.talkable import TalkableSiteLink
-from airflow_provider_talkable.operators._earlier_tries import EarlierTries
-from airflow_provider_talkable.operators._rendered import as_list_or_one
-from airflow_provider_talkable.operators._report import report
-from airflow_provider_talkable.protocol.errors import (
-    InvalidRefund,
-    TalkableConnectionError,
-    TalkableError,
+from airflow_provider_talkable.hooks.ledger import engine_of
+from airflow_provider_talkable.links.talkable import TalkableLedgerLink, TalkableSiteLink
+from airflow_provider_talkable.operators._given_refunds import (
+    keyed_refund,
+    ledger_row,
+    rows_given,
+    without_ambiguous,
 )
+from airflow_provider_talkable.operators._refund_batch import RefundBatch
+from airflow_provider_talkable.operators._report import report
+from airflow_provider_talkable.operators._task_state import TaskState
+from airflow_provider_talkable.operators._warehouse import task_run
+from airflow_provider_talkable.protocol.errors import InvalidRefund
 from airflow_provider_talkable.protocol.outcomes import Outcome
-from airflow_provider_talkable.protocol.refund import Refund
-from airflow_provider_talkable.protocol.refusals import OtherRefund, outcome_of_refusal
 from airflow_provider_talkable.protocol.results import RefundResult
 
 if TYPE_CHECKING:
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_talkable.hooks.talkable import TalkableHook
+    from airflow_provider_talkable.sync.refund_list import RefundList
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LOSSES = tuple(outcome for outcome in Outcome if not outcome.is_success)
 """The outcomes after which Talkable does not, or may not, have the refund."""
@@ -44,8 +47,13 @@ class TalkableRefundOperator(BaseOperator):
         {"origin_slug", "outcome", "referral", "origin", "late", "http_status", "error_message", "attempts",
          "void_outcome"}
 
-    On Airflow 3.3 or newer a task retry leaves alone what an earlier try has settled; before, it sends full
-    refunds again and leaves partial ones ``unconfirmed``.
+    With ``ledger_conn_id`` it reads and writes the ledger of ``SqlToTalkableRefundOperator``: what is settled
+    there is not sent again, by whichever run or task. It is the way to send partial refunds, each with a
+    ``refund_key``. Of what was settled before, ``referral`` has ``id``, ``status`` and ``ad_rewarded`` only.
+
+    Without a ledger a later try of the task leaves alone what an earlier one has settled, as far as
+    Airflow's task state store (3.3 and newer) says so. Where it does not, or there is none, full refunds are
+    sent again, which is harmless, and partial ones are ``unconfirmed``.
 
     Every field of the refund is templated and takes what XCom or Jinja gives: a value, a list, or a
     list's text (JSON or Python).
@@ -54,21 +62,34 @@ class TalkableRefundOperator(BaseOperator):
     :param refunds: Instead of ``origin_slug``: a mapping, or a list of mappings and slugs. The keys
         of a mapping are ``origin_slug``, or ``order_number``, or ``event_category`` with
         ``event_number``; optional ``refunded_at``, ``refund_subtotal``, ``order_subtotal`` (an amount that
-        reaches it refunds the whole order), ``site_slug``.
+        reaches it refunds the whole order), ``site_slug``, ``refund_key`` (the refund's own id; distinguishes
+        equal parts of an order, and with a ledger every part needs one).
     :param refunded_at: When the origins in ``origin_slug`` were refunded: ISO 8601 text, a datetime
         (naive is UTC) or a date.
     :param refund_subtotal: For one ``origin_slug``: the refunded part, in the shop's currency.
         ``None`` refunds the whole order.
+    :param order_subtotal: For one ``origin_slug``: the order's whole subtotal. A ``refund_subtotal`` that
+        reaches it refunds the whole order.
+    :param refund_key: For one ``origin_slug``: the refund's own id; default with a ledger: the origin slug,
+        where the whole order is refunded.
     :param site_slug: The Talkable site id of refunds that name none; default: the connection's.
     :param talkable_conn_id: The Talkable connection.
+    :param ledger_conn_id: Where the ledger lies: any connection whose hook gives a SQLAlchemy engine;
+        default: there is none.
+    :param ledger_table: The ledger's table, quoted as it is; made if it is missing.
+    :param ledger_schema: Its schema, quoted as it is; default: the connection's.
     :param fail_on: The outcomes that fail the task; default: those that lost something.
     :param fetch_referral: Ask for the referral where Talkable answers a refund with the order alone.
     :param void_referral: Void the referral of each whole refund that Talkable has, which answers with the
         referral as well: then nothing else is asked. Whatever becomes of it, the refund's outcome stays.
     :param redact_people: Leave names, e-mail addresses, phone numbers and IP addresses out of XCom.
+    :param throttle_patience: Seconds to wait while Talkable answers a site with nothing but 429.
+    :param max_in_flight: Requests under way at a time.
+    :param max_rate: Requests per second never to exceed, for each site.
     :raises InvalidRefund: if what rendered is no refund and no list; nothing was sent then.
     :raises TalkableError: after everything was tried, if an outcome is among ``fail_on``: the class
-        that fits, if one fits all that failed.
+        that fits, if one fits all that failed. With a ledger also whatever is let through, if the key is
+        refused, or :class:`~airflow_provider_talkable.LedgerError` if the ledger cannot be used.
     """
 
     template_fields: Sequence[str] = (
@@ -76,15 +97,23 @@ class TalkableRefundOperator(BaseOperator):
         "refunds",
         "refunded_at",
         "refund_subtotal",
+        "order_subtotal",
+        "refund_key",
         "site_slug",
         "talkable_conn_id",
+        "ledger_conn_id",
+        "ledger_table",
+        "ledger_schema",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"refunds": "json"}
     ui_color = "#e9f5ef"
-    operator_extra_links = (TalkableSiteLink(),)
+    operator_extra_links = (TalkableSiteLink(), TalkableLedgerLink())
 
+    _batch: RefundBatch | RefundList | None = None
     _base_url = ""
     _sites: Sequence[str] = ()
+    _is_killed = False
+    _is_list = False
 
     def __init__(
         self,
@@ -93,12 +122,20 @@ class TalkableRefundOperator(BaseOperator):
         refunds: Any = None,
         refunded_at: Any = None,
         refund_subtotal: Any = None,
+        order_subtotal: Any = None,
+        refund_key: Any = None,
         site_slug: str | None = None,
         talkable_conn_id: str = "talkable_default",
+        ledger_conn_id: str | None = None,
+        ledger_table: str = "talkable_refund_ledger",
+        ledger_schema: str | None = None,
         fail_on: Iterable[Outcome | str] = LOSSES,
         fetch_referral: bool = False,
         void_referral: bool = False,
         redact_people: bool = False,
+        throttle_patience: float = 300.0,
+        max_in_flight: int = 16,
+        max_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -106,38 +143,68 @@ class TalkableRefundOperator(BaseOperator):
         self.refunds = refunds
         self.refunded_at = refunded_at
         self.refund_subtotal = refund_subtotal
+        self.order_subtotal = order_subtotal
+        self.refund_key = refund_key
         self.site_slug = site_slug
         self.talkable_conn_id = talkable_conn_id
+        self.ledger_conn_id = ledger_conn_id
+        self.ledger_table = ledger_table
+        self.ledger_schema = ledger_schema
         self.fail_on = frozenset(
             Outcome(name) for name in ([fail_on] if isinstance(fail_on, str) else fail_on)
         )
         self.fetch_referral = fetch_referral
         self.void_referral = void_referral
         self.redact_people = redact_people
+        self.throttle_patience = throttle_patience
+        self.max_in_flight = max_in_flight
+        self.max_rate = max_rate
 
     def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:
         """Refund, push the results, and fail if an outcome calls for it."""
-        from airflow_provider_talkable.hooks.talkable import TalkableHook
-
-        hook = TalkableHook(self.talkable_conn_id, site_slug=self.site_slug)
-        rows = self._rows()
-        is_list = isinstance(rows, list)
-        refunds = [self._refund(row, hook, keep=is_list) for row in (rows if is_list else [rows])]
-        self._sites = list(dict.fromkeys(one.site_slug for one in refunds if isinstance(one, Refund)))
-        if self._sites:
-            TalkableSiteLink().push(context, self._sites[0])
-            self._base_url = hook.get_conn().config.base_url
-        batch = _Batch(refunds, EarlierTries(context, redact_people=self.redact_people))
-        try:
-            batch.send(hook, fetch_referral=self.fetch_referral, void_referral=self.void_referral)
-        finally:
-            # Whatever ends the sending, a timeout of Airflow's included, what was learned is kept.
-            results = batch.results()
-            shown = [(r.redacted() if self.redact_people else r).as_dict() for r in results]
-            pushed = shown if is_list else shown[0]
-            context["ti"].xcom_push(key="results", value=pushed)
-        report("refunds", results, self.fail_on)
+        # Before anything can fail: it notes that the task has begun.
+        state = None if self.ledger_conn_id else self._task_state(context)
+        hook = self._hook()
+        rows = rows_given(self.origin_slug, self.refunds, self._details)
+        self._is_list = isinstance(rows, list)
+        rows = rows if self._is_list else [rows]
+        with ExitStack() as opened:
+            self._batch = batch = (
+                self._through_task_state(rows, hook, state)
+                if state
+                else self._through_ledger(rows, hook, context, opened)
+            )
+            self._sites = batch.sites
+            if self._sites:
+                TalkableSiteLink().push(context, self._sites[0])
+                self._base_url = hook.get_conn().config.base_url
+            if self._is_killed:
+                self.on_kill()
+            try:
+                batch.send()
+            finally:
+                # Whatever ends the sending, a timeout of Airflow's included, what was learned is kept.
+                pushed = self._push(context, batch.results())
+        report("refunds", batch.results(), self.fail_on)
         return pushed
+
+    def _push(
+        self, context: Context, results: Sequence[RefundResult]
+    ) -> dict[str, Any] | list[dict[str, Any]]:
+        shown = [(r.redacted() if self.redact_people else r).as_dict() for r in results]
+        pushed = shown if self._is_list else shown[0]
+        context["ti"].xcom_push(key="results", value=pushed)
+        return pushed
+
+    def _task_state(self, context: Context) -> TaskState:
+        given = (self.origin_slug, self.refunds, self.site_slug, self._details)
+        return TaskState(context, given, redact_people=self.redact_people)
+
+    def on_kill(self) -> None:
+        """Let what is on the wire end, and send nothing more."""
+        self._is_killed = True
+        if self._batch:
+            self._batch.stop("the task was stopped from outside")
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:  # noqa: ARG002
         """What OpenLineage is told, of a failed task too: the sites whose refunds were sent."""
@@ -145,116 +212,72 @@ class TalkableRefundOperator(BaseOperator):
 
         return lineage.of_refunds(self._base_url, self._sites)
 
-    def _rows(self) -> Any:
-        """The one row or the list of rows, checked to be one of the two."""
-        if self.refunds is None and self.origin_slug is None:
-            raise InvalidRefund.of(
-                "origin_slug",
-                None,
-                "neither it nor refunds holds anything; a template or an XCom gave nothing",
-            )
-        if self.refunds is not None and self.origin_slug is not None:
-            raise InvalidRefund.of("refunds", self.refunds, "origin_slug is set too; give one of them")
-        if self.refunds is None:
-            rows = as_list_or_one("origin_slug", self.origin_slug)
-            if isinstance(rows, list) and self.refund_subtotal is not None:
-                raise InvalidRefund.of(
-                    "refund_subtotal",
-                    self.refund_subtotal,
-                    "goes with one origin_slug; for several, give each its own in refunds",
-                )
-            return rows
-        for field in ("refunded_at", "refund_subtotal"):
-            if getattr(self, field) is not None:
-                raise InvalidRefund.of(
-                    field, getattr(self, field), "goes with origin_slug; in refunds, each row has its own"
-                )
-        return as_list_or_one("refunds", self.refunds)
+    @property
+    def _details(self) -> dict[str, Any]:
+        """What goes with one origin slug."""
+        return {
+            "refunded_at": self.refunded_at,
+            "refund_subtotal": self.refund_subtotal,
+            "order_subtotal": self.order_subtotal,
+            "refund_key": self.refund_key,
+        }
 
-    def _refund(self, row: object, hook: TalkableHook, *, keep: bool) -> Refund | RefundResult:
-        """Validate a row; one that makes no refund is kept as a result if others are tried anyway."""
-        try:
-            if self.refunds is not None and isinstance(row, Mapping):
-                return Refund.from_row(row, site_slug=hook.site_slug)
-            return Refund.parse(
-                row,
-                site_slug=hook.site_slug,
-                refunded_at=self.refunded_at,
-                refund_subtotal=self.refund_subtotal,
-            )
-        except InvalidRefund as error:
-            if not keep:
-                raise
-            return RefundResult.invalid(row, error)
+    def _hook(self) -> TalkableHook:
+        from airflow_provider_talkable.hooks.talkable import TalkableHook
 
+        return TalkableHook(
+            self.talkable_conn_id,
+            site_slug=self.site_slug,
+            throttle_patience=self.throttle_patience,
+            max_in_flight=self.max_in_flight,
+            max_rate=self.max_rate,
+        )
 
-# Talkable has these, or may have them.
-_TAKEN = (Outcome.REFUNDED, Outcome.UNCONFIRMED)
+    def _through_task_state(self, rows: Sequence[Any], hook: TalkableHook, state: TaskState) -> RefundBatch:
+        given = without_ambiguous(self._read_all(keyed_refund, rows, hook))
+        return RefundBatch(
+            given, state, hook, fetch_referral=self.fetch_referral, void_referral=self.void_referral
+        )
 
+    def _through_ledger(
+        self, rows: Sequence[Any], hook: TalkableHook, context: Context, opened: ExitStack
+    ) -> RefundList:
+        from airflow_provider_talkable.sync.ledger import Ledger
+        from airflow_provider_talkable.sync.refund_list import RefundList
 
-class _Batch:
-    """Refunds on their way: equal ones are sent once, and every one ends in a result."""
+        given = self._read_all(ledger_row, rows, hook)
+        ledger = Ledger(
+            engine_of(str(self.ledger_conn_id), opened),
+            table=self.ledger_table,
+            schema=self.ledger_schema or None,
+            task_run=task_run(context),
+        )
+        ledger.open()
+        TalkableLedgerLink().push(context, ledger.query)
+        return RefundList(
+            given,
+            ledger,
+            hook.get_conn().config,
+            policy=hook.policy,
+            pace=hook.pace,
+            fetch_referral=self.fetch_referral,
+            void_referral=self.void_referral,
+        )
 
-    def __init__(self, refunds: list[Refund | RefundResult], tries: EarlierTries) -> None:
-        self._refunds = refunds
-        self._tries = tries
-        self._answers: dict[Refund, RefundResult] = {}
-        self._on_their_way: set[Refund] = set()
-
-    def send(self, hook: TalkableHook, *, fetch_referral: bool, void_referral: bool) -> None:
-        """Send what no earlier try has settled."""
-        pending = []
-        for refund in dict.fromkeys(r for r in self._refunds if isinstance(r, Refund)):
-            if earlier := self._tries.recall(refund):
-                self._answers[refund] = earlier
-            else:
-                pending.append(refund)
-        if self._answers:
-            log.info("Not sent again after an earlier try of this task: %d", len(self._answers))
-        if pending:
-            results = hook.refund_many(
-                self._send_off(pending), fetch_referral=fetch_referral, void_referral=void_referral
-            )
-            for refund, result in zip(pending, results, strict=True):
-                self._answers[refund] = result
-                self._tries.keep(refund, result)
-        for refund, result in self._judged().items():
-            self._answers[refund] = result
-            self._tries.keep(refund, result)
-
-    def _judged(self) -> dict[Refund, RefundResult]:
-        """Refusals that mean something else, now that what became of the order's other refunds is known."""
-        changed: dict[Refund, RefundResult] = {}
-        orders: dict[tuple[str, str], list[Refund]] = {}
-        for refund in self._answers:
-            orders.setdefault((refund.site_slug, refund.origin_slug), []).append(refund)
-        for refund, result in self._answers.items():
-            if result.outcome not in (Outcome.ALREADY_REFUNDED, Outcome.NOT_COUNTED):
-                continue
-            others = [
-                OtherRefund(not other.is_partial, self._answers[other].outcome is Outcome.REFUNDED)
-                for other in orders[refund.site_slug, refund.origin_slug]
-                if other != refund and self._answers[other].outcome in _TAKEN
-            ]
-            outcome = outcome_of_refusal(is_whole=not refund.is_partial, others=others)
-            if outcome is not result.outcome:
-                changed[refund] = result.refused_as(outcome)
-        return changed
-
-    def results(self) -> list[RefundResult]:
-        """A result for each refund, in order, also for those that were not sent."""
-        return [r if isinstance(r, RefundResult) else self._result(r) for r in self._refunds]
-
-    def _result(self, refund: Refund) -> RefundResult:
-        if refund in self._answers:
-            return self._answers[refund]
-        if refund in self._on_their_way:
-            stopped = TalkableConnectionError("The task was stopped before the answer came")
-            return RefundResult.from_error(refund, stopped, attempts=1)
-        return RefundResult.not_tried(refund, TalkableError("the task was stopped first"))
-
-    def _send_off(self, refunds: list[Refund]) -> Iterator[Refund]:
-        for refund in refunds:
-            self._tries.will_send(refund)
-            self._on_their_way.add(refund)
-            yield refund
+    def _read_all(
+        self,
+        read: Callable[[object, Mapping[str, object] | None, str | None], T],
+        rows: Sequence[Any],
+        hook: TalkableHook,
+    ) -> list[T | RefundResult]:
+        """Validate rows; of a list, one that makes no refund is kept as a result: the others are tried."""
+        details = self._details if self.refunds is None else None
+        given: list[T | RefundResult] = []
+        for row in rows:
+            try:
+                given.append(read(row, details, hook.site_slug))
+            except InvalidRefund as error:
+                if not self._is_list:
+                    raise
+                given.append(RefundResult.invalid(row, error))
+        return given

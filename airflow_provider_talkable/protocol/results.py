@@ -43,6 +43,8 @@ class RefundResult:
     :param error: The error behind it; not part of :meth:`as_dict`.
     :param tells_referral: Whether ``referral`` is what Talkable says, ``None`` included; not part of
         :meth:`as_dict`.
+    :param known_payment: Whether the advocate was paid, where more is known of it than ``referral`` shows;
+        not part of :meth:`as_dict`, which says ``late``.
     """
 
     origin_slug: str
@@ -56,6 +58,7 @@ class RefundResult:
     is_whole: bool = field(default=False, compare=False)
     error: TalkableError | None = field(default=None, compare=False, repr=False)
     tells_referral: bool = field(default=False, compare=False, repr=False)
+    known_payment: Payment | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def from_answer(
@@ -148,6 +151,8 @@ class RefundResult:
     @property
     def payment(self) -> Payment:
         """Whether the advocate was paid for the order, as far as the answers say."""
+        if self.known_payment is not None:
+            return self.known_payment
         if self.referral is None:
             return NO_REFERRAL if self.tells_referral else UNKNOWN
         return payment_of(self.referral)

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.refund import is_whole
+from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.protocol.rewards import (
     NO_REFERRAL,
     UNKNOWN,
@@ -121,6 +122,21 @@ class Entry:
         """Whether Talkable counts another amount as refunded than was sent in all."""
         is_contradicted = self.is_whole and bool(self.partially_refunded)
         return is_contradicted or counts_otherwise(self.counted_subtotal, self.sent_subtotal)
+
+    @property
+    def result(self) -> RefundResult:
+        """The outcome it has, as a result of no requests; of the referral it knows a few facts."""
+        facts = {"id": self.referral_id, "status": self.referral_status, "ad_rewarded": self.ad_rewarded}
+        return RefundResult(
+            self.origin_slug,
+            # Whoever has looked it up says that Talkable had it before.
+            Outcome.ALREADY_REFUNDED if self.event == Settlement.REFUNDED else Outcome(self.event),
+            referral=facts if self.referral_id or self.referral_status else None,
+            error_message=self.error_message,
+            void_outcome=self.void_outcome,
+            is_whole=self.is_whole,
+            known_payment=self.payment,
+        )
 
     def is_about(self, row: Row) -> bool:
         """Whether the row is the same refund, to the amount and the date."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
@@ -30,14 +30,21 @@ class Records:
 
     :param ledger: The ledger, opened.
     :param summary: What to count in.
+    :param on_result: Called with each row that has come to a result, or had come to it before.
     """
 
-    def __init__(self, ledger: Ledger, summary: Summary) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        summary: Summary,
+        on_result: Callable[[Row, RefundResult], None] | None = None,
+    ) -> None:
         self.sites = Sites(ledger)
         self.is_to_be_resumed = False
         """Whether another run goes on with this one: it counts what this one has not tried."""
         self._ledger = ledger
         self._summary = summary
+        self._on_result = on_result or (lambda _row, _result: None)
         self._repeated: dict[Key, Entry] = {}
         self._unrecorded: list[Values] = []
         self._to_be_resumed: list[tuple[Row, RefundResult]] = []
@@ -60,6 +67,7 @@ class Records:
 
     def skip(self, row: Row, entry: Entry) -> None:
         """Count a refund that is settled; one that this task has settled before counts as its own."""
+        self._on_result(row, entry.result)
         if not entry.is_of_this_task:
             self._summary.skipped += 1
             return
@@ -76,6 +84,7 @@ class Records:
 
     def give_way(self, row: Row, entry: Entry, *, after: str) -> None:
         """Note that another run has settled a refund since this one has decided to send it."""
+        self._on_result(row, entry.result)
         self.restate(row, entry, after=after)
         self._summary.skipped += 1
 
@@ -145,6 +154,7 @@ class Records:
             self._count(row, result, told)
 
     def _count(self, row: Row, result: RefundResult, told: Decimal | None = None) -> None:
+        self._on_result(row, result)
         self.sites.count(row.site_slug, result.outcome)
         self._summary.count(
             row,

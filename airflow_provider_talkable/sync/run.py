@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from airflow_provider_talkable.client.concurrent import Sender
@@ -72,6 +72,7 @@ class RefundSync:
     :param pace: How many at once, and how fast.
     :param rules: What else to do.
     :param summary: Where a resumed run goes on counting requests and seconds.
+    :param on_result: Called with each row that has come to a result, or had come to it before.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class RefundSync:
         pace: Pace,
         rules: Rules,
         summary: Summary | None = None,
+        on_result: Callable[[Row, RefundResult], None] | None = None,
     ) -> None:
         self.summary = summary or Summary()
         self.paused_site: str | None = None
@@ -92,7 +94,7 @@ class RefundSync:
         self._ledger = ledger
         ledger.longest_sending = longest_sending(config.timeout, policy, pace)
         self._is_pausing = rules.pause_when_throttled
-        self._records = Records(ledger, self.summary)
+        self._records = Records(ledger, self.summary, on_result)
         self._intake = Intake(
             snapshot,
             ledger,

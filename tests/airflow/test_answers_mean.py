@@ -20,8 +20,8 @@ from airflow_provider_talkable.operators.refund import TalkableRefundOperator
 from airflow_provider_talkable.sandbox import Canned, Reset, Sandbox
 from airflow_provider_talkable.sandbox.talkable import SecondRefund
 from airflow_provider_talkable.sensors.referral import TalkableReferralSensor
-from tests.airflow.task import TaskInstance
-from tests.airflow.test_refund_operator import Connect, Store
+from tests.airflow.task import Store, TaskInstance, needs_store
+from tests.airflow.test_refund_operator import Connect
 from tests.airflow.test_sync_operator import Shop
 from tests.airflow.test_sync_operator import shop as warehouse  # noqa: F401 - a fixture
 from tests.conftest import Sandboxes
@@ -68,6 +68,7 @@ class TestASecondRefund:
         # Whichever comes first; a part after the whole order adds nothing.
         assert outcomes in (["refunded", "not_counted"], ["already_refunded", "refunded"])
 
+    @needs_store
     def test_stays_not_counted_when_the_task_is_tried_again(self, sandbox: Sandbox) -> None:
         run(origin_slug="A", refund_subtotal=30)
         store, row = Store(), {"origin_slug": "A", "refund_subtotal": 20}

@@ -63,6 +63,14 @@ def test_each_refund_in_a_task_of_its_own(airflow: Airflow) -> None:
     assert [r["origin_slug"] for r in results] == ["A", "B", "C", "D", "E"]
     assert airflow.sandbox.talkable.snapshot()["my-store"]["B"]["refund_subtotal"] == 25.5
     assert_key_is_nowhere(airflow, log)
+    # A newer refund moves the others to other task instances, which know nothing of them.
+    with closing(airflow.warehouse) as warehouse, warehouse:
+        warehouse.execute("INSERT INTO refunds VALUES ('r7', 'G', ?, 10, 'my-store')", (str(RUN_DATE),))
+    airflow.run("example_talkable_refunds_mapped")
+    results = airflow.xcom("refund", "return_value")
+    assert [r["origin_slug"] for r in results] == ["G", "A", "B", "C", "D"]
+    assert [r["attempts"] for r in results] == [1, 0, 0, 0, 0]
+    assert airflow.sandbox.talkable.snapshot()["my-store"]["B"]["refund_subtotal"] == 25.5
 
 
 def test_results_are_written_back_to_the_warehouse(airflow: Airflow) -> None:

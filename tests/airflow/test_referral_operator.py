@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -129,3 +130,26 @@ def test_people_can_be_left_out(shop: Sandbox) -> None:
 def test_an_empty_list_does_nothing(shop: Sandbox) -> None:
     assert run(origin_slug=[], status="voided") == []
     assert not shop.requests
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"max_in_flight": 0}, "max_in_flight=0: give 1 or more"),
+        ({"max_rate": 0}, "max_rate=0: give requests per second, more than 0, or None"),
+    ],
+)
+def test_a_pace_that_is_none_is_refused(shop: Sandbox, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(origin_slug="A", status="voided", **fields)
+    assert not shop.requests
+
+
+def test_its_pace_is_what_it_was_told(shop: Sandbox) -> None:
+    started = time.monotonic()
+    run(origin_slug=["A", "B", "D"], status="voided", max_rate=2, max_in_flight=1)
+    assert time.monotonic() - started > 0.9
+    shop.dials.next(*[Canned(429)] * 20)
+    with pytest.raises(TalkableError):
+        run(origin_slug="A", status="voided", throttle_patience=0)
+    assert len(shop.requests) <= 3 + 2

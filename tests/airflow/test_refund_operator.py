@@ -24,20 +24,10 @@ from airflow_provider_talkable import (
 from airflow_provider_talkable.operators.refund import LOSSES, TalkableRefundOperator
 from airflow_provider_talkable.sandbox import Canned, Reset, Sandbox, Truncated
 from airflow_provider_talkable.sandbox.talkable import Generation
-from tests.airflow.task import TaskInstance
+from tests.airflow.task import HAS_STORE, Store, TaskInstance, needs_store
 from tests.conftest import KEY, Sandboxes
 
 Connect = Callable[..., str]
-
-
-class Store(dict[str, Any]):
-    """A task state store: it outlives a try, and takes what JSON can hold."""
-
-    def set(self, key: str, value: Any) -> None:
-        self[key] = json.loads(json.dumps(value))
-
-    def delete(self, key: str) -> None:
-        self.pop(key, None)
 
 
 def run(
@@ -243,15 +233,34 @@ def test_an_empty_list_succeeds_without_a_connection() -> None:
 
 
 def test_equal_refunds_are_sent_once(shop: Sandbox) -> None:
+    at = "2020-04-27T07:00:00Z"
     results = run(
         refunds=[
-            {"order_number": "A", "refund_subtotal": 5},
+            {"order_number": "A", "refunded_at": at},
             "B",
-            {"origin_slug": "A", "refund_subtotal": 5.0},
+            {"origin_slug": "A", "refunded_at": datetime(2020, 4, 27, 7), "refund_subtotal": None},
+            {"origin_slug": "C", "refund_subtotal": 5, "refund_key": "r1"},
+            {"origin_slug": "C", "refund_subtotal": 5.0, "refund_key": "r1"},
         ]
     )
-    assert outcomes(results) == ["refunded"] * 3
-    assert sent(shop) == ["A", "B"]
+    assert outcomes(results) == ["refunded"] * 5
+    assert sorted(sent(shop)) == ["A", "B", "C"]
+
+
+def test_equal_parts_of_an_order_need_keys(shop: Sandbox) -> None:
+    part = {"origin_slug": "A", "refund_subtotal": 5}
+    ti = TaskInstance("refund")
+    with pytest.raises(InvalidRefund, match="2 of 3 refunds failed"):
+        run(refunds=[part, "B", part], ti=ti)
+    assert outcomes(ti.xcom["results"]) == ["invalid", "refunded", "invalid"]
+    assert (
+        "is given more than once for order A; give each part the refund's own id"
+        in (ti.xcom["results"][0]["error_message"])
+    )
+    shop.requests.clear()
+    keyed = [part | {"refund_key": "r1"}, part | {"refund_key": 2}]
+    assert outcomes(run(refunds=keyed)) == ["refunded"] * 2
+    assert sent(shop) == ["A", "A"]
 
 
 @pytest.mark.parametrize(
@@ -346,6 +355,7 @@ def test_an_address_in_an_answer_is_not_logged(
     assert "jane" not in log + str(caught.value)
 
 
+@needs_store
 def test_redact_people_leaves_them_out_of_xcom_and_of_the_store(shop: Sandbox) -> None:
     ti, store = TaskInstance("refund"), Store()
     run(origin_slug=["A"], ti=ti, store=store, redact_people=True)
@@ -357,6 +367,7 @@ def test_redact_people_leaves_them_out_of_xcom_and_of_the_store(shop: Sandbox) -
     assert "@example.com" in json.dumps(ti.xcom)
 
 
+@needs_store
 def test_what_was_learned_is_kept_when_the_task_is_stopped(
     shop: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -364,22 +375,26 @@ def test_what_was_learned_is_kept_when_the_task_is_stopped(
         pass
 
     class StopsAtThird(Store):
-        def set(self, key: str, value: Any) -> None:
-            super().set(key, value)
-            if len(self) == 3 and value == "submitted":
+        def set(self, key: str, value: Any, **more: Any) -> None:
+            super().set(key, value, **more)
+            if len(self) == 4 and "submitted" in value.values():
                 raise Stopped
 
     ti = TaskInstance("refund")
     rows = [{"origin_slug": slug, "refund_subtotal": 5} for slug in "ABCD"]
+    store = StopsAtThird()
     with pytest.raises(Stopped):
-        run(refunds=rows, ti=ti, store=StopsAtThird())
+        run(refunds=rows, ti=ti, store=store)
     assert outcomes(ti.xcom["results"]) == ["refunded", "refunded", "aborted", "aborted"]
     assert sorted(sent(shop)) == ["A", "B"]
+    assert outcomes(run(refunds=rows, ti=TaskInstance("refund", 2), store=Store(store))) == ["refunded"] * 4
+    assert sorted(sent(shop)) == ["A", "B", "C", "D"]
 
 
 class TestRetries:
     """A task retry must not send again what an earlier try has settled."""
 
+    @needs_store
     def test_nothing_settled_is_sent_again(self, shop: Sandbox, logged: Callable[[], str]) -> None:
         store = Store()
         slugs = ["A", "late", "E", "B"]
@@ -395,8 +410,11 @@ class TestRetries:
         assert ti.xcom["results"] == results
         assert "Not sent again after an earlier try of this task: 3" in logged()
 
-    @pytest.mark.parametrize("store", [Store(), None], ids=["Airflow 3.3", "earlier Airflow"])
-    def test_a_partial_refund_in_doubt_is_not_sent_again(self, shop: Sandbox, store: Store | None) -> None:
+    @pytest.mark.parametrize(
+        "has_store", [pytest.param(True, marks=needs_store), False], ids=["Airflow 3.3", "earlier Airflow"]
+    )
+    def test_a_partial_refund_in_doubt_is_not_sent_again(self, shop: Sandbox, has_store: bool) -> None:
+        store = Store() if has_store else None
         shop.dials.next(Reset(acted=True))
         row = {"origin_slug": "A", "refund_subtotal": 30}
         for number in (1, 2, 3):
@@ -407,20 +425,22 @@ class TestRetries:
         assert sent(shop) == ["A"]
         assert shop.talkable.snapshot()["my-store"]["A"]["refund_subtotal"] == 30
 
+    @needs_store
     def test_a_partial_refund_that_a_crash_left_behind_is_unconfirmed(self, shop: Sandbox) -> None:
         class Crash(BaseException):
             pass
 
         class Dies(Store):
-            def set(self, key: str, value: Any) -> None:
-                if value != "submitted":
+            def set(self, key: str, value: Any, **more: Any) -> None:
+                if isinstance(value, dict) and "submitted" not in value.values():
                     raise Crash
-                super().set(key, value)
+                super().set(key, value, **more)
 
-        store = Dies()
+        store: Store = Dies()
         row = {"origin_slug": "A", "refund_subtotal": 30}
         with pytest.raises(Crash):
             run(refunds=row, store=store)
+        store = Store(store)
         with pytest.raises(
             TalkableConnectionError,
             match="An earlier try of this task may have sent it; Talkable may have taken",
@@ -428,6 +448,7 @@ class TestRetries:
             run(refunds=row, store=store, ti=TaskInstance("refund", 2))
         assert sent(shop) == ["A"]
 
+    @needs_store
     def test_a_partial_refund_that_was_certainly_not_taken_is_sent_again(self, shop: Sandbox) -> None:
         store = Store()
         row = {"origin_slug": "A", "refund_subtotal": 30}
@@ -440,6 +461,7 @@ class TestRetries:
         run(origin_slug="A")
         assert run(origin_slug="A", ti=TaskInstance("refund", 2))["outcome"] == "already_refunded"
 
+    @needs_store
     def test_a_first_try_asks_no_memory(self, shop: Sandbox) -> None:
         run(origin_slug="A", store=Store())
         assert run(origin_slug="A", store=Store())["outcome"] == "already_refunded"
@@ -452,7 +474,7 @@ def test_the_key_is_in_no_log_no_xcom_and_no_rendered_field(
     shop: Sandbox, logged: Callable[[], str], fault: Any
 ) -> None:
     shop.dials.next(fault)
-    ti, store = TaskInstance("refund"), Store()
+    ti, store = TaskInstance("refund"), Store() if HAS_STORE else None
     raised = ""
     try:
         run(refunds=[{"origin_slug": "A", "refund_subtotal": 5}], ti=ti, store=store)
@@ -468,7 +490,8 @@ def test_the_key_is_in_no_log_no_xcom_and_no_rendered_field(
 
 def test_template_fields_are_a_promise() -> None:
     assert TalkableRefundOperator.template_fields == (
-        "origin_slug", "refunds", "refunded_at", "refund_subtotal", "site_slug", "talkable_conn_id"
+        "origin_slug", "refunds", "refunded_at", "refund_subtotal", "order_subtotal", "refund_key",
+        "site_slug", "talkable_conn_id", "ledger_conn_id", "ledger_table", "ledger_schema",
     )  # fmt: skip
 
 
@@ -478,6 +501,9 @@ def test_fields_are_kept_as_given_until_they_are_rendered() -> None:
         "refunds": ({"a": 1},),
         "refunded_at": 5,
         "refund_subtotal": "x",
+        "order_subtotal": "y",
+        "refund_key": 1.5,
+        "ledger_conn_id": "{{ l }}",
         "site_slug": "",
         "talkable_conn_id": "{{ c }}",
     }

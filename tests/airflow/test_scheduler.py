@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from sqlalchemy.engine import URL
 from airflow_provider_talkable.sandbox import Canned, Dials
 from tests.airflow.deployment import IS_AIRFLOW_3, Deployment
 from tests.airflow.four_sites import SITES, deployed, fill, forget_runs, is_at_rest
+from tests.airflow.task import HAS_STORE
 from tests.shop import wait_for_requests
 
 AIRFLOW = tuple(map(int, __version__.split(".")[:2]))
@@ -26,6 +28,7 @@ DAGS = """
 from datetime import datetime, timedelta
 from airflow.providers.common.compat.sdk import DAG, Asset
 from airflow_provider_talkable.operators.reconcile import TalkableRefundReconcileOperator
+from airflow_provider_talkable.operators.refund import TalkableRefundOperator
 from airflow_provider_talkable.sensors.referral import TalkableReferralSensor
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 
@@ -69,6 +72,14 @@ with DAG("after", schedule=[Asset("talkable://de/refunds")], start_date=datetime
         sql="SELECT refund_key, order_number, refund_subtotal FROM refunds WHERE site = 'de'",
         site_slug="de",
         max_discrepancies=None,
+    )
+
+with DAG("parts", schedule=None):
+    TalkableRefundOperator(
+        task_id="refund",
+        refunds=[{"order_number": "de-1", "refund_subtotal": 12.5}],
+        site_slug="de",
+        fail_on=(),
     )
 
 try:
@@ -257,6 +268,34 @@ def test_a_task_that_is_failed_by_hand_records_what_was_on_the_wire(deployment: 
     newest = Counter(events[-1] for events in deployment.ledger().values())
     assert newest["refunded"] + newest["not_found"] == len(sandbox.requests) < 100
     assert newest["aborted"] == 200 - len(sandbox.requests)
+
+
+def test_a_part_is_sent_once_whatever_is_cleared(deployment: Deployment) -> None:
+    """Clearing leaves Airflow 3.3 its task state store; clear_on_success and Airflow 3.4 empty it."""
+
+    def outcome(tries: int) -> str:
+        deadline = time.monotonic() + 150
+        query = "SELECT state, try_number FROM task_instance WHERE dag_id = 'parts'"
+        while (found := deployment.query(query)) != [("success", tries)]:
+            assert time.monotonic() < deadline, f"{found}\n{deployment.all_logs()}"
+            time.sleep(0.3)
+        [(results,)] = deployment.query("SELECT value FROM xcom WHERE dag_id = 'parts' AND key = 'results'")
+        [result] = json.loads(results) if isinstance(results, str | bytes) else results
+        return str(result["outcome"])
+
+    deployment.command("dags", "trigger", "parts")
+    assert outcome(1) == "refunded"
+    if HAS_STORE:
+        kept = deployment.query("SELECT expires_at FROM task_state_store WHERE dag_id = 'parts'")
+        assert kept == [(None,)] * 2
+        deployment.command("tasks", "clear", "--yes", "parts")
+        assert outcome(2) == "refunded"
+        with deployment.metadata.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM task_state_store")
+    tries = 3 if HAS_STORE else 2
+    deployment.command("tasks", "clear", "--yes", "parts")
+    assert outcome(tries) == "unconfirmed"
+    assert deployment.airflow.sandbox.talkable.snapshot()["de"]["de-1"]["times_refunded"] == 1
 
 
 def test_a_sensor_outlives_its_triggerer(deployment: Deployment) -> None:

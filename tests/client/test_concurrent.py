@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -282,3 +283,42 @@ def test_what_comes_slowly_is_sent_as_it_comes(sandbox: Sandbox) -> None:
 
     list(send(sandbox, slow()))
     assert sent == [0, 1, 2]
+
+
+def test_what_was_taken_and_not_sent_when_there_is_a_reason_to_stop_is_aborted(sandbox: Sandbox) -> None:
+    sandbox.dials.latency = 0.5
+    refunds = [Refund("my-store", f"order-{n}", refund_subtotal=Decimal(5)) for n in range(9)]
+    register(sandbox, refunds)
+    config = ClientConfig.parse(host=sandbox.url, api_key=KEY)
+    sending = send_many(
+        config,
+        RetryPolicy(),
+        Pace(max_in_flight=3, initial_rate=None),
+        RefundErrand(),
+        refunds,
+        reason_to_stop=lambda: "the ship sinks" if len(sandbox.requests) >= 3 else None,
+    )
+    results: list[RefundResult] = []
+    with pytest.raises(TalkableError, match="^the ship sinks$"):
+        results.extend(sending)
+    assert [r.outcome for r in results] == [Outcome.REFUNDED] * 3 + [Outcome.ABORTED] * 6
+    assert len(sandbox.requests) == 3
+
+
+def test_what_is_cancelled_before_there_is_a_connection_is_aborted() -> None:
+    refund = Refund("my-store", "A", refund_subtotal=Decimal(5))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        # It never answers the TLS handshake.
+        config = ClientConfig.parse(host=f"https://127.0.0.1:{silent.getsockname()[1]}", api_key=KEY)
+        with Sender[str, Refund, RefundResult](config, RetryPolicy(), AT_ONCE, RefundErrand()) as sending:
+            sending.put([("A", refund)])
+            accepted, _ = silent.accept()
+            assert sending.take(until=0, timeout=0.2) == []
+            sending.cancel()
+            [(_, result)] = sending.take(until=0, timeout=10)
+        accepted.close()
+    assert (result.outcome, result.attempts, result.error_message) == (
+        Outcome.ABORTED,
+        0,
+        "Not tried: it was cancelled",
+    )
