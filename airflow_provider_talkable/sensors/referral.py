@@ -20,7 +20,7 @@ from airflow_provider_talkable.protocol.errors import (
 )
 from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.referrals import FINAL, awaited_referral, status_of
-from airflow_provider_talkable.protocol.refund import text_of_id
+from airflow_provider_talkable.protocol.values import text_of_id
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

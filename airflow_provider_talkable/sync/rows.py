@@ -11,8 +11,9 @@ from decimal import Decimal
 
 from airflow_provider_talkable.protocol.errors import InvalidRefund, shown
 from airflow_provider_talkable.protocol.outcomes import Outcome
-from airflow_provider_talkable.protocol.refund import COLUMNS, Refund, is_whole, text_of_id
+from airflow_provider_talkable.protocol.refund import COLUMNS, Refund, is_whole
 from airflow_provider_talkable.protocol.results import RefundResult
+from airflow_provider_talkable.protocol.values import text_of_id
 
 ROW_COLUMNS = ("refund_key", *COLUMNS)
 REPORT_COLUMNS = ("email", "currency")
