@@ -6,11 +6,9 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
 from airflow_provider_talkable.links.talkable import TalkableSiteLink
 from airflow_provider_talkable.operators._earlier_tries import EarlierTries
-from airflow_provider_talkable.operators._rendered import as_list_or_one
+from airflow_provider_talkable.operators._rendered import TextTemplateOperator, as_list_or_one
 from airflow_provider_talkable.operators._report import report
 from airflow_provider_talkable.protocol.errors import (
     InvalidRefund,
@@ -34,7 +32,7 @@ LOSSES = tuple(outcome for outcome in Outcome if not outcome.is_success)
 """The outcomes after which Talkable does not, or may not, have the refund."""
 
 
-class TalkableRefundOperator(BaseOperator):
+class TalkableRefundOperator(TextTemplateOperator):
     """Refunds one order, or each of a list, and pushes what became of them to XCom.
 
     All of a list is tried before the task fails. The results are in XCom either way: as
@@ -52,9 +50,9 @@ class TalkableRefundOperator(BaseOperator):
 
     :param origin_slug: An order number, ``event_category:event_number``, or a list of those.
     :param refunds: Instead of ``origin_slug``: a mapping, or a list of mappings and slugs. The keys
-        of a mapping are ``origin_slug``, or ``order_number``, or ``event_category`` with
-        ``event_number``; optional ``refunded_at``, ``refund_subtotal``, ``order_subtotal`` (an amount that
-        reaches it refunds the whole order), ``site_slug``.
+        of a mapping, whatever their case, are ``origin_slug``, or ``order_number``, or ``event_category``
+        with ``event_number``; optional ``refunded_at``, ``refund_subtotal``, ``order_subtotal`` (an amount
+        that reaches it refunds the whole order), ``site_slug``.
     :param refunded_at: When the origins in ``origin_slug`` were refunded: ISO 8601 text, a datetime
         (naive is UTC) or a date.
     :param refund_subtotal: For one ``origin_slug``: the refunded part, in the shop's currency.
@@ -65,6 +63,8 @@ class TalkableRefundOperator(BaseOperator):
     :param fetch_referral: Ask for the referral where Talkable answers a refund with the order alone.
     :param void_referral: Void the referral of each whole refund that Talkable has, which answers with the
         referral as well: then nothing else is asked. Whatever becomes of it, the refund's outcome stays.
+    :param require_subtotal: A refund without ``refund_subtotal`` is ``invalid``; default: it refunds the
+        whole order.
     :param redact_people: Leave names, e-mail addresses, phone numbers and IP addresses out of XCom.
     :raises InvalidRefund: if what rendered is no refund and no list; nothing was sent then.
     :raises TalkableError: after everything was tried, if an outcome is among ``fail_on``: the class
@@ -98,6 +98,7 @@ class TalkableRefundOperator(BaseOperator):
         fail_on: Iterable[Outcome | str] = LOSSES,
         fetch_referral: bool = False,
         void_referral: bool = False,
+        require_subtotal: bool = False,
         redact_people: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -113,6 +114,7 @@ class TalkableRefundOperator(BaseOperator):
         )
         self.fetch_referral = fetch_referral
         self.void_referral = void_referral
+        self.require_subtotal = require_subtotal
         self.redact_people = redact_people
 
     def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:
@@ -175,12 +177,13 @@ class TalkableRefundOperator(BaseOperator):
         """Validate a row; one that makes no refund is kept as a result if others are tried anyway."""
         try:
             if self.refunds is not None and isinstance(row, Mapping):
-                return Refund.from_row(row, site_slug=hook.site_slug)
+                return Refund.from_row(row, site_slug=hook.site_slug, require_subtotal=self.require_subtotal)
             return Refund.parse(
                 row,
                 site_slug=hook.site_slug,
                 refunded_at=self.refunded_at,
                 refund_subtotal=self.refund_subtotal,
+                require_subtotal=self.require_subtotal,
             )
         except InvalidRefund as error:
             if not keep:

@@ -51,47 +51,86 @@ class Refund:
         refunded_at: object = None,
         refund_subtotal: object = None,
         order_subtotal: object = None,
+        require_subtotal: bool = False,
     ) -> Refund:
         """Validate loose values, as they come from a template, XCom or a database row.
 
-        :param origin_slug: Text, an integer (its digits are the slug) or a UUID.
-        :param site_slug: Text.
-        :param refunded_at: ISO 8601 text, a datetime (naive is UTC) or a date (midnight UTC).
-        :param refund_subtotal: A number, or text that is one, in the shop's currency, not negative.
-        :param order_subtotal: The order's whole subtotal, likewise.
+        :param origin_slug: Text, an integer (its digits are the slug) or a UUID. Text is sent as it is; what
+            reads as nothing (``None``, ``nan``, ``null``, blank …), has white space or quotes around it or
+            control characters in it is refused, and so are floats and bytes.
+        :param site_slug: Text, likewise.
+        :param refunded_at: A date of ISO 8601, as text or a ``date``; with a time, as text or a
+            ``datetime``; with an offset. Without a time it is midnight, without an offset UTC.
+        :param refund_subtotal: A number, or text that is one with a decimal point, in the shop's currency,
+            more than 0.
+        :param order_subtotal: The order's whole subtotal, likewise, or 0: then a ``refund_subtotal`` of 0
+            refunds the whole order.
+        :param require_subtotal: Refuse a refund without ``refund_subtotal``.
         :raises InvalidRefund: naming the field, its value and the remedy.
         """
-        return cls(
+        refund = cls(
             site_slug=values.site_slug(site_slug),
             origin_slug=values.origin_slug("origin_slug", origin_slug),
             refunded_at=values.moment(refunded_at),
             refund_subtotal=values.amount("refund_subtotal", refund_subtotal),
             order_subtotal=values.amount("order_subtotal", order_subtotal),
         )
+        if refund.refund_subtotal == 0 and refund.is_partial:
+            raise InvalidRefund.of(
+                "refund_subtotal",
+                refund_subtotal,
+                "refunds nothing of the order; leave the row out, e.g. with WHERE refund_subtotal > 0",
+            )
+        if require_subtotal and refund.refund_subtotal is None:
+            raise InvalidRefund.of(
+                "refund_subtotal",
+                None,
+                "holds no amount, and require_subtotal is set; give the amount, for a whole order too",
+            )
+        return refund
 
     @classmethod
-    def from_row(cls, row: Mapping[str, object], *, site_slug: object = None) -> Refund:
-        """Read a row by its column names.
+    def from_row(
+        cls, row: Mapping[str, object], *, site_slug: object = None, require_subtotal: bool = False
+    ) -> Refund:
+        """Read a row by its column names, whatever their case.
 
         :param row: ``origin_slug``, or ``order_number``, or ``event_category`` with
             ``event_number``; optional ``refunded_at``, ``refund_subtotal``, ``order_subtotal``,
             ``site_slug``. A column that is ``None`` counts as absent.
         :param site_slug: The site of rows that name none.
+        :param require_subtotal: Refuse a row without ``refund_subtotal``.
         :raises InvalidRefund: also for a column of another name, since a misspelt
             ``refund_subtotal`` would turn a partial refund into a full one.
         """
-        for name in row:
-            if name not in COLUMNS:
+        columns: dict[str, object] = {}
+        for name, value in row.items():
+            column = name.lower() if isinstance(name, str) else str(name)
+            if column not in COLUMNS:
                 raise InvalidRefund.of(
-                    str(name), row[name], f"not a column of a refund; these are: {', '.join(COLUMNS)}"
+                    str(name), value, f"not a column of a refund; these are: {', '.join(COLUMNS)}"
                 )
-        given = {name: value for name, value in row.items() if value is not None}
+            if column in columns:
+                raise InvalidRefund.of(str(name), value, "is there twice; give it once")
+            columns[column] = value
+        return cls.from_columns(columns, site_slug=site_slug, require_subtotal=require_subtotal)
+
+    @classmethod
+    def from_columns(
+        cls, columns: Mapping[str, object], *, site_slug: object = None, require_subtotal: bool = False
+    ) -> Refund:
+        """The same for names that are known to be those of columns, in lower case.
+
+        :raises InvalidRefund: naming the field, its value and the remedy.
+        """
+        given = {name: value for name, value in columns.items() if value is not None}
         return cls.parse(
-            _slug_of_row(given),
+            slug_of_columns(given),
             site_slug=given.get("site_slug", site_slug),
             refunded_at=given.get("refunded_at"),
             refund_subtotal=given.get("refund_subtotal"),
             order_subtotal=given.get("order_subtotal"),
+            require_subtotal=require_subtotal,
         )
 
     @property
@@ -109,7 +148,12 @@ def is_whole(refund_subtotal: Decimal | None, order_subtotal: Decimal | None) ->
     return refund_subtotal is None or (order_subtotal is not None and refund_subtotal >= order_subtotal)
 
 
-def _slug_of_row(given: Mapping[str, object]) -> object:
+def slug_of_columns(given: Mapping[str, object]) -> str:
+    """The slug that a row names its origin by.
+
+    :param given: Its columns, in lower case, those without a value left out.
+    :raises InvalidRefund: if it names none, or more than one.
+    """
     event = [name for name in ("event_category", "event_number") if name in given]
     ways = [name for name in ("origin_slug", "order_number") if name in given] + event[:1]
     if not ways:

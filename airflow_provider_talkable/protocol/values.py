@@ -19,9 +19,30 @@ MAX_SEGMENT_BYTES = 4096
 # Above this, a float would no longer carry four decimals exactly.
 MAX_SUBTOTAL = Decimal(10) ** 11
 _FOUR_DECIMALS = Decimal("0.0001")
-_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?", re.ASCII)
-# How "no value" reads once Jinja, pandas, JSON or JavaScript have turned it into text.
-_NOTHING = frozenset({"", "none", "null", "nan", "nat", "<na>", "undefined"})
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?", re.ASCII)
+# A calendar date of ISO 8601, then perhaps a time, then perhaps an offset, as databases write them too.
+_MOMENT = re.compile(
+    r"(?P<date>\d{4}-\d{2}-\d{2}|\d{8})"
+    r"([ T](?P<time>\d{2}(:?\d{2}(:?\d{2}([.,]\d+)?)?)?))?"
+    r" ?(?P<offset>Z|UTC|[+-]\d{2}(:?\d{2}(:?\d{2})?)?)?",
+    re.ASCII | re.IGNORECASE,
+)
+# How "no value" reads once Jinja, pandas, a database, JSON, JavaScript or a spreadsheet have made text of it.
+_NOTHING = frozenset(
+    {
+        *("", "none", "null", "nil", "nan", "-nan", "nat", "undefined", "n/a", "#n/a", "\\n"),
+        *("<na>", "<none>", "<null>", "(null)", "[null]"),
+    }
+)
+# White space and what is seen as little: marks of byte order and direction, spaces of no width, soft hyphens.
+_PADDING = "[\\s\u00ad\u180e\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]"
+_PADDED = re.compile(rf"\A{_PADDING}|{_PADDING}\Z")
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f]")
+
+
+def is_nothing(text: str) -> bool:
+    """Whether a text is what is left of no value: blank, ``None``, ``null``, ``nan`` and the like."""
+    return text.strip().lower() in _NOTHING
 
 
 def origin_slug(field: str, value: object) -> str:
@@ -30,9 +51,11 @@ def origin_slug(field: str, value: object) -> str:
     :param field: What it is called, for the error.
     :raises InvalidRefund: if it is none.
     """
-    text = text_of_id(field, value)
-    if text.strip().lower() in _NOTHING:
-        raise InvalidRefund.of(field, value, "holds no slug; a template, an XCom or a column gave nothing")
+    text = identifier(field, value)
+    if any(is_nothing(part) for part in text.split(":", 1)):
+        raise InvalidRefund.of(
+            field, value, "holds half an event; a template, an XCom or a column gave nothing for the rest"
+        )
     if (text[0], text[-1]) in {("[", "]"), ("{", "}"), ("(", ")")}:
         raise InvalidRefund.of(
             field,
@@ -42,6 +65,39 @@ def origin_slug(field: str, value: object) -> str:
         )
     path_segment(field, text)
     return text
+
+
+def identifier(field: str, value: object) -> str:
+    """The text of an id, refused where it shows that something on the way has changed it.
+
+    :param field: What it is called, for the error.
+    :raises InvalidRefund: if it is no text and no whole number, reads as nothing, or has white space or
+        quotes around it, or control characters in it.
+    """
+    text = text_of_id(field, value)
+    if is_nothing(text):
+        raise InvalidRefund.of(
+            field, value, "holds nothing; check the template, the XCom or the column that it is from"
+        )
+    if remedy := _trace_of_conversion(text):
+        raise InvalidRefund.of(field, value, remedy)
+    return text
+
+
+def _trace_of_conversion(text: str) -> str | None:
+    if _PADDED.search(text):
+        return (
+            "begins or ends with white space, as a CHAR column pads it, or with an invisible character; "
+            "TRIM it in the query or clean it at its source"
+        )
+    if _CONTROL.search(text):
+        return "has a control character in it; clean it at its source"
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        return (
+            "has quotes around it, as JSON text has; take the value out of the JSON in the query, e.g. with "
+            "->> or JSON_VALUE"
+        )
+    return None
 
 
 def path_segment(field: str, text: str, *, safe: str = ":") -> str:
@@ -80,20 +136,22 @@ def text_of_id(field: str, value: object) -> str:
     :raises InvalidRefund: if it is anything else; a float is what a nullable integer column turns into
         on its way through pandas.
     """
+    _refuse_bytes(field, value)
     match value:
         case str():
-            return str(value)
+            # Of an enum's member this is its content, not its name.
+            return str.__str__(value)
         case bool():
             remedy = "is a boolean, not a slug"
-        case bytes() | bytearray() | memoryview():
-            remedy = "is bytes, not text; decode it first"
         case None:
-            remedy = "holds no slug; a template, an XCom or a column gave nothing"
-        case UUID() | Integral():
+            remedy = "holds nothing; check the template, the XCom or the column that it is from"
+        case UUID():
+            return str(value)
+        case Integral():
             remedy = "has more digits than any id"
             with suppress(ValueError):
-                return str(value)
-        case Decimal() if value.is_finite() and value.as_tuple().exponent == 0:
+                return str(int(value))
+        case Decimal() if value.is_finite() and value.as_tuple().exponent == 0 and str(value) != "-0":
             return str(value)
         case Real() | Decimal():
             remedy = (
@@ -110,22 +168,30 @@ def text_of_id(field: str, value: object) -> str:
     raise InvalidRefund.of(field, value, remedy)
 
 
+def _refuse_bytes(field: str, value: object) -> None:
+    """Refuse what only its source knows the encoding of: BYTEA, BLOB, VARBINARY."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise InvalidRefund.of(field, value, "is bytes, not text; cast the column to text in the query")
+
+
 def site_slug(value: object) -> str:
     """A Talkable site id.
 
     :raises InvalidRefund: if it is none.
     """
+    _refuse_bytes("site_slug", value)
     if value is None:
         raise InvalidRefund.of("site_slug", value, "set it on the Talkable connection or pass site_slug")
-    if not isinstance(value, str) or value.strip().lower() in _NOTHING:
+    if not isinstance(value, str) or is_nothing(value):
         raise InvalidRefund.of(
             "site_slug", value, "is no site id; it is in Talkable's dashboard, e.g. 'my-store'"
         )
+    text = identifier("site_slug", value)
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError:
-        raise _lone_surrogate("site_slug", value) from None
-    return value
+        raise _lone_surrogate("site_slug", text) from None
+    return text
 
 
 def moment(value: object) -> datetime | None:
@@ -133,6 +199,7 @@ def moment(value: object) -> datetime | None:
 
     :raises InvalidRefund: if it is no date and time, or a placeholder.
     """
+    _refuse_bytes("refunded_at", value)
     match value:
         case None:
             return None
@@ -159,8 +226,14 @@ def moment(value: object) -> datetime | None:
 
 
 def _parse_iso(text: str) -> datetime:
+    # Python takes any character for the one before the time, the sign of an offset too: a date with an
+    # offset would become a time of that day.
+    parts = _MOMENT.fullmatch(text.strip())
+    if parts is None:
+        raise _not_a_moment(text)
+    offset = (parts["offset"] or "").upper().replace("UTC", "Z")
     try:
-        return datetime.fromisoformat(text.strip())
+        return datetime.fromisoformat(f"{parts['date']}T{parts['time'] or '00'}{offset}")
     except ValueError:
         raise _not_a_moment(text) from None
 
@@ -179,6 +252,7 @@ def amount(field: str, value: object) -> Decimal | None:
     :param field: What it is called, for the error.
     :raises InvalidRefund: if it is no number, negative or absurdly large.
     """
+    _refuse_bytes(field, value)
     if value is None:
         return None
     amount = _number(value)
@@ -195,7 +269,8 @@ def amount(field: str, value: object) -> Decimal | None:
             value,
             "is negative or absurdly large; give the amount in the shop's currency",
         )
-    return amount.quantize(_FOUR_DECIMALS, ROUND_HALF_EVEN)
+    # Zero may have come with a sign.
+    return abs(amount.quantize(_FOUR_DECIMALS, ROUND_HALF_EVEN))
 
 
 def _number(value: object) -> Decimal | None:
