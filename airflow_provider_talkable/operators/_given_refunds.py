@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_talkable.operators._rendered import as_list_or_one
 from airflow_provider_talkable.operators._task_state import KeyedRefund
 from airflow_provider_talkable.protocol.errors import InvalidRefund
-from airflow_provider_talkable.protocol.refund import Refund, text_of_id
+from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
+from airflow_provider_talkable.protocol.values import identifier
 
 if TYPE_CHECKING:
     from airflow_provider_talkable.sync.rows import Row
@@ -44,7 +45,9 @@ def rows_given(origin_slug: object, refunds: object, details: Mapping[str, objec
     return rows
 
 
-def keyed_refund(row: object, details: Mapping[str, object] | None, site_slug: str | None) -> KeyedRefund:
+def keyed_refund(
+    row: object, details: Mapping[str, object] | None, site_slug: str | None, require_subtotal: bool
+) -> KeyedRefund:
     """Validate a row of a task without a ledger.
 
     :param row: A slug or, without details, a mapping, which has everything.
@@ -54,24 +57,29 @@ def keyed_refund(row: object, details: Mapping[str, object] | None, site_slug: s
     given: dict[str, Any] = dict(details or {})
     if details is None and isinstance(row, Mapping):
         given = dict(row)
-        key = given.pop("refund_key", None)
-        refund = Refund.from_row(given, site_slug=site_slug)
+        names = [name for name in given if isinstance(name, str) and name.lower() == "refund_key"]
+        if len(names) > 1:
+            raise InvalidRefund.of(names[1], given[names[1]], "is there twice; give it once")
+        key = given.pop(names[0]) if names else None
+        refund = Refund.from_row(given, site_slug=site_slug, require_subtotal=require_subtotal)
     else:
         key = given.pop("refund_key", None)
-        refund = Refund.parse(row, site_slug=site_slug, **given)
-    return KeyedRefund(refund, None if key is None else text_of_id("refund_key", key))
+        refund = Refund.parse(row, site_slug=site_slug, require_subtotal=require_subtotal, **given)
+    return KeyedRefund(refund, None if key is None else identifier("refund_key", key))
 
 
-def ledger_row(row: object, details: Mapping[str, object] | None, site_slug: str | None) -> Row:
+def ledger_row(
+    row: object, details: Mapping[str, object] | None, site_slug: str | None, require_subtotal: bool
+) -> Row:
     """Validate a row of a task with a ledger; as :func:`keyed_refund`."""
     from airflow_provider_talkable.sync.refund_list import row_of
 
     # What is wrong is said in terms of the operator's fields, not of a query's columns.
-    keyed_refund(row, details, site_slug)
+    keyed_refund(row, details, site_slug, require_subtotal)
     given: Mapping[str, object] = {"origin_slug": row, **(details or {})}
     if details is None and isinstance(row, Mapping):
         given = row
-    return row_of({name: value for name, value in given.items() if value is not None}, site_slug=site_slug)
+    return row_of(given, site_slug=site_slug)
 
 
 def without_ambiguous(given: Sequence[KeyedRefund | RefundResult]) -> list[KeyedRefund | RefundResult]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
 from airflow_provider_talkable.hooks.ledger import engine_of
+from airflow_provider_talkable.operators._rendered import TextTemplateOperator, from_text
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -16,14 +15,16 @@ if TYPE_CHECKING:
 
     from airflow_provider_talkable.hooks.talkable import TalkableHook
     from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
+    from airflow_provider_talkable.sync.rows import Row
 
 
-class WarehouseOperator(BaseOperator):
+class WarehouseOperator(TextTemplateOperator):
     """Reads refunds with a query and has a ledger of them.
 
     :param sql: One statement in the warehouse's own SQL, or the name of a ``.sql`` file.
     :param sql_conn_id: The warehouse: any connection whose hook gives a SQLAlchemy engine.
-    :param parameters: Values for the query's placeholders, in the style of the warehouse's driver.
+    :param parameters: Values for the query's placeholders, in the style of the warehouse's driver: a mapping
+        or a sequence, or its text (JSON or Python). What a template stands for is text.
     :param site_slug: The Talkable site id of rows that name none; default: the connection's.
     :param talkable_conn_id: The Talkable connection.
     :param ledger_conn_id: Where the ledger lies; default: in the warehouse.
@@ -96,6 +97,13 @@ class WarehouseOperator(BaseOperator):
             initial_rate=self.initial_rate,
             max_rate=self.max_rate,
         )
+
+    def _rows(self, warehouse: Engine, site_slug: str | None, **reading: Any) -> Iterator[Row]:
+        """The query's rows, read as they come."""
+        from airflow_provider_talkable.sync.query import rows_of
+
+        parameters: Any = from_text("parameters", self.parameters)
+        return rows_of(warehouse, self.sql, parameters or None, site_slug=site_slug, **reading)
 
     def _databases(self, opened: ExitStack) -> tuple[Engine, Engine]:
         """The engines of the warehouse and of the ledger, which may be one."""

@@ -89,7 +89,6 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare, write the report, push the summary, and fail if too much is wrong."""
-        from airflow_provider_talkable.sync.query import rows_of
         from airflow_provider_talkable.sync.reconcile import Reconciliation, Report
         from airflow_provider_talkable.sync.rows import REPORT_COLUMNS
         from airflow_provider_talkable.sync.snapshot import Snapshot
@@ -114,11 +113,9 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
             )
             report.open()
             snapshot = opened.enter_context(Snapshot())
-            rows = rows_of(
+            rows = self._rows(
                 warehouse,
-                self.sql,
-                self.parameters or None,
-                site_slug=hook.site_slug,
+                hook.site_slug,
                 more=REPORT_COLUMNS,
                 needs=("email",) if self.ask_talkable else (),
             )

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
 from airflow_provider_talkable.links.talkable import TalkableSiteLink
-from airflow_provider_talkable.operators._rendered import as_list_or_one
+from airflow_provider_talkable.operators._rendered import TextTemplateOperator, as_list_or_one
 from airflow_provider_talkable.operators._report import report
 from airflow_provider_talkable.protocol.errors import InvalidRefund
 from airflow_provider_talkable.protocol.referrals import (
@@ -25,7 +23,7 @@ LOSSES = tuple(outcome for outcome in ReferralOutcome if not outcome.is_success)
 """The outcomes after which the referral does not have the status that was asked for."""
 
 
-class TalkableReferralOperator(BaseOperator):
+class TalkableReferralOperator(TextTemplateOperator):
     """Sets the status of the referral behind one order, or behind each of a list.
 
     Made for sites whose referrals are approved by hand: ``voided`` keeps the advocate from being

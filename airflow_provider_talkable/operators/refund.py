@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from airflow.providers.common.compat.sdk import BaseOperator
-
 from airflow_provider_talkable.hooks.ledger import engine_of
 from airflow_provider_talkable.links.talkable import TalkableLedgerLink, TalkableSiteLink
 from airflow_provider_talkable.operators._given_refunds import (
@@ -17,6 +15,7 @@ from airflow_provider_talkable.operators._given_refunds import (
     without_ambiguous,
 )
 from airflow_provider_talkable.operators._refund_batch import RefundBatch
+from airflow_provider_talkable.operators._rendered import TextTemplateOperator
 from airflow_provider_talkable.operators._report import report
 from airflow_provider_talkable.operators._task_state import TaskState
 from airflow_provider_talkable.operators._warehouse import task_run
@@ -37,7 +36,7 @@ LOSSES = tuple(outcome for outcome in Outcome if not outcome.is_success)
 """The outcomes after which Talkable does not, or may not, have the refund."""
 
 
-class TalkableRefundOperator(BaseOperator):
+class TalkableRefundOperator(TextTemplateOperator):
     """Refunds one order, or each of a list, and pushes what became of them to XCom.
 
     All of a list is tried before the task fails. The results are in XCom either way: as
@@ -60,10 +59,10 @@ class TalkableRefundOperator(BaseOperator):
 
     :param origin_slug: An order number, ``event_category:event_number``, or a list of those.
     :param refunds: Instead of ``origin_slug``: a mapping, or a list of mappings and slugs. The keys
-        of a mapping are ``origin_slug``, or ``order_number``, or ``event_category`` with
-        ``event_number``; optional ``refunded_at``, ``refund_subtotal``, ``order_subtotal`` (an amount that
-        reaches it refunds the whole order), ``site_slug``, ``refund_key`` (the refund's own id; distinguishes
-        equal parts of an order, and with a ledger every part needs one).
+        of a mapping, whatever their case, are ``origin_slug``, or ``order_number``, or ``event_category``
+        with ``event_number``; optional ``refunded_at``, ``refund_subtotal``, ``order_subtotal`` (an amount
+        that reaches it refunds the whole order), ``site_slug``, ``refund_key`` (the refund's own id;
+        distinguishes equal parts of an order, and with a ledger every part needs one).
     :param refunded_at: When the origins in ``origin_slug`` were refunded: ISO 8601 text, a datetime
         (naive is UTC) or a date.
     :param refund_subtotal: For one ``origin_slug``: the refunded part, in the shop's currency.
@@ -82,6 +81,8 @@ class TalkableRefundOperator(BaseOperator):
     :param fetch_referral: Ask for the referral where Talkable answers a refund with the order alone.
     :param void_referral: Void the referral of each whole refund that Talkable has, which answers with the
         referral as well: then nothing else is asked. Whatever becomes of it, the refund's outcome stays.
+    :param require_subtotal: A refund without ``refund_subtotal`` is ``invalid``; default: it refunds the
+        whole order.
     :param redact_people: Leave names, e-mail addresses, phone numbers and IP addresses out of XCom.
     :param throttle_patience: Seconds to wait while Talkable answers a site with nothing but 429.
     :param max_in_flight: Requests under way at a time.
@@ -132,6 +133,7 @@ class TalkableRefundOperator(BaseOperator):
         fail_on: Iterable[Outcome | str] = LOSSES,
         fetch_referral: bool = False,
         void_referral: bool = False,
+        require_subtotal: bool = False,
         redact_people: bool = False,
         throttle_patience: float = 300.0,
         max_in_flight: int = 16,
@@ -155,6 +157,7 @@ class TalkableRefundOperator(BaseOperator):
         )
         self.fetch_referral = fetch_referral
         self.void_referral = void_referral
+        self.require_subtotal = require_subtotal
         self.redact_people = redact_people
         self.throttle_patience = throttle_patience
         self.max_in_flight = max_in_flight
@@ -266,7 +269,7 @@ class TalkableRefundOperator(BaseOperator):
 
     def _read_all(
         self,
-        read: Callable[[object, Mapping[str, object] | None, str | None], T],
+        read: Callable[[object, Mapping[str, object] | None, str | None, bool], T],
         rows: Sequence[Any],
         hook: TalkableHook,
     ) -> list[T | RefundResult]:
@@ -275,7 +278,7 @@ class TalkableRefundOperator(BaseOperator):
         given: list[T | RefundResult] = []
         for row in rows:
             try:
-                given.append(read(row, details, hook.site_slug))
+                given.append(read(row, details, hook.site_slug, self.require_subtotal))
             except InvalidRefund as error:
                 if not self._is_list:
                     raise

@@ -14,7 +14,12 @@ def printable(slug: str) -> str:
 
 
 def shown(value: object, as_text: Callable[[object], str] = repr) -> str:
-    """Any value as text; Python itself refuses to write out a number of thousands of digits."""
+    """Any value as text; Python itself refuses to write out a number of thousands of digits.
+
+    What a ``memoryview`` is a view of is shown, not where it lies: that differs from run to run.
+    """
+    if isinstance(value, memoryview):
+        value = value.tobytes()
     try:
         return as_text(value)
     except ValueError:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
-from decimal import ROUND_HALF_EVEN, Decimal
-from numbers import Integral, Real
-from urllib.parse import quote
-from uuid import UUID
+from datetime import datetime
+from decimal import Decimal
 
+from airflow_provider_talkable.protocol import values
 from airflow_provider_talkable.protocol.errors import InvalidRefund
 
 COLUMNS = (
@@ -25,15 +20,6 @@ COLUMNS = (
     "order_subtotal",
     "site_slug",
 )
-
-# HTTP servers commonly stop reading a request line at 8 KiB; half of it leaves room for the rest.
-MAX_SEGMENT_BYTES = 4096
-# Above this, a float would no longer carry four decimals exactly.
-MAX_SUBTOTAL = Decimal(10) ** 11
-_FOUR_DECIMALS = Decimal("0.0001")
-_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?", re.ASCII)
-# How "no value" reads once Jinja, pandas, JSON or JavaScript have turned it into text.
-_NOTHING = frozenset({"", "none", "null", "nan", "nat", "<na>", "undefined"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,47 +51,86 @@ class Refund:
         refunded_at: object = None,
         refund_subtotal: object = None,
         order_subtotal: object = None,
+        require_subtotal: bool = False,
     ) -> Refund:
         """Validate loose values, as they come from a template, XCom or a database row.
 
-        :param origin_slug: Text, an integer (its digits are the slug) or a UUID.
-        :param site_slug: Text.
-        :param refunded_at: ISO 8601 text, a datetime (naive is UTC) or a date (midnight UTC).
-        :param refund_subtotal: A number, or text that is one, in the shop's currency, not negative.
-        :param order_subtotal: The order's whole subtotal, likewise.
+        :param origin_slug: Text, an integer (its digits are the slug) or a UUID. Text is sent as it is; what
+            reads as nothing (``None``, ``nan``, ``null``, blank …), has white space or quotes around it or
+            control characters in it is refused, and so are floats and bytes.
+        :param site_slug: Text, likewise.
+        :param refunded_at: A date of ISO 8601, as text or a ``date``; with a time, as text or a
+            ``datetime``; with an offset. Without a time it is midnight, without an offset UTC.
+        :param refund_subtotal: A number, or text that is one with a decimal point, in the shop's currency,
+            more than 0.
+        :param order_subtotal: The order's whole subtotal, likewise, or 0: then a ``refund_subtotal`` of 0
+            refunds the whole order.
+        :param require_subtotal: Refuse a refund without ``refund_subtotal``.
         :raises InvalidRefund: naming the field, its value and the remedy.
         """
-        return cls(
-            site_slug=_site_slug(site_slug),
-            origin_slug=_origin_slug("origin_slug", origin_slug),
-            refunded_at=_instant(refunded_at),
-            refund_subtotal=_subtotal("refund_subtotal", refund_subtotal),
-            order_subtotal=_subtotal("order_subtotal", order_subtotal),
+        refund = cls(
+            site_slug=values.site_slug(site_slug),
+            origin_slug=values.origin_slug("origin_slug", origin_slug),
+            refunded_at=values.moment(refunded_at),
+            refund_subtotal=values.amount("refund_subtotal", refund_subtotal),
+            order_subtotal=values.amount("order_subtotal", order_subtotal),
         )
+        if refund.refund_subtotal == 0 and refund.is_partial:
+            raise InvalidRefund.of(
+                "refund_subtotal",
+                refund_subtotal,
+                "refunds nothing of the order; leave the row out, e.g. with WHERE refund_subtotal > 0",
+            )
+        if require_subtotal and refund.refund_subtotal is None:
+            raise InvalidRefund.of(
+                "refund_subtotal",
+                None,
+                "holds no amount, and require_subtotal is set; give the amount, for a whole order too",
+            )
+        return refund
 
     @classmethod
-    def from_row(cls, row: Mapping[str, object], *, site_slug: object = None) -> Refund:
-        """Read a row by its column names.
+    def from_row(
+        cls, row: Mapping[str, object], *, site_slug: object = None, require_subtotal: bool = False
+    ) -> Refund:
+        """Read a row by its column names, whatever their case.
 
         :param row: ``origin_slug``, or ``order_number``, or ``event_category`` with
             ``event_number``; optional ``refunded_at``, ``refund_subtotal``, ``order_subtotal``,
             ``site_slug``. A column that is ``None`` counts as absent.
         :param site_slug: The site of rows that name none.
+        :param require_subtotal: Refuse a row without ``refund_subtotal``.
         :raises InvalidRefund: also for a column of another name, since a misspelt
             ``refund_subtotal`` would turn a partial refund into a full one.
         """
-        for name in row:
-            if name not in COLUMNS:
+        columns: dict[str, object] = {}
+        for name, value in row.items():
+            column = name.lower() if isinstance(name, str) else str(name)
+            if column not in COLUMNS:
                 raise InvalidRefund.of(
-                    str(name), row[name], f"not a column of a refund; these are: {', '.join(COLUMNS)}"
+                    str(name), value, f"not a column of a refund; these are: {', '.join(COLUMNS)}"
                 )
-        given = {name: value for name, value in row.items() if value is not None}
+            if column in columns:
+                raise InvalidRefund.of(str(name), value, "is there twice; give it once")
+            columns[column] = value
+        return cls.from_columns(columns, site_slug=site_slug, require_subtotal=require_subtotal)
+
+    @classmethod
+    def from_columns(
+        cls, columns: Mapping[str, object], *, site_slug: object = None, require_subtotal: bool = False
+    ) -> Refund:
+        """The same for names that are known to be those of columns, in lower case.
+
+        :raises InvalidRefund: naming the field, its value and the remedy.
+        """
+        given = {name: value for name, value in columns.items() if value is not None}
         return cls.parse(
-            _slug_of_row(given),
+            slug_of_columns(given),
             site_slug=given.get("site_slug", site_slug),
             refunded_at=given.get("refunded_at"),
             refund_subtotal=given.get("refund_subtotal"),
             order_subtotal=given.get("order_subtotal"),
+            require_subtotal=require_subtotal,
         )
 
     @property
@@ -123,7 +148,12 @@ def is_whole(refund_subtotal: Decimal | None, order_subtotal: Decimal | None) ->
     return refund_subtotal is None or (order_subtotal is not None and refund_subtotal >= order_subtotal)
 
 
-def _slug_of_row(given: Mapping[str, object]) -> object:
+def slug_of_columns(given: Mapping[str, object]) -> str:
+    """The slug that a row names its origin by.
+
+    :param given: Its columns, in lower case, those without a value left out.
+    :raises InvalidRefund: if it names none, or more than one.
+    """
     event = [name for name in ("event_category", "event_number") if name in given]
     ways = [name for name in ("origin_slug", "order_number") if name in given] + event[:1]
     if not ways:
@@ -138,183 +168,7 @@ def _slug_of_row(given: Mapping[str, object]) -> object:
         )
     if not event:
         name = ways[0]
-        return _origin_slug(name, given[name])
+        return values.origin_slug(name, given[name])
     if len(event) == 1:
         raise InvalidRefund.of(event[0], given[event[0]], "event_category and event_number go together")
-    return ":".join(_origin_slug(name, given[name]) for name in event)
-
-
-def _origin_slug(field: str, value: object) -> str:
-    text = text_of_id(field, value)
-    if text.strip().lower() in _NOTHING:
-        raise InvalidRefund.of(field, value, "holds no slug; a template, an XCom or a column gave nothing")
-    if (text[0], text[-1]) in {("[", "]"), ("{", "}"), ("(", ")")}:
-        raise InvalidRefund.of(
-            field,
-            value,
-            "is the text of a list or of a template, not one slug; pass the list itself, "
-            "e.g. as XComArg (task.output)",
-        )
-    path_segment(field, text)
-    return text
-
-
-def path_segment(field: str, text: str, *, safe: str = ":") -> str:
-    """Percent-encode a text so that it is one segment of a path, whatever is in it.
-
-    :param field: What it is called, for the error.
-    :param safe: Characters beyond letters, digits and ``_.-~`` that stay as they are.
-    :raises InvalidRefund: if it cannot be one.
-    """
-    if text in {"", ".", ".."}:
-        raise InvalidRefund.of(field, text, "cannot be sent: HTTP clients take it for a step in the path")
-    try:
-        segment = quote(text, safe=safe)
-    except UnicodeEncodeError:
-        raise _lone_surrogate(field, text) from None
-    if len(segment) > MAX_SEGMENT_BYTES:
-        raise InvalidRefund.of(
-            field,
-            text,
-            f"takes {len(segment)} bytes in the URL, more than the {MAX_SEGMENT_BYTES} that servers "
-            "are sure to read; is it an order number?",
-        )
-    return segment
-
-
-def _lone_surrogate(field: str, text: str) -> InvalidRefund:
-    return InvalidRefund.of(
-        field, text, "has a lone surrogate, which is no text; check its encoding at the source"
-    )
-
-
-def text_of_id(field: str, value: object) -> str:
-    """The text of an id: text itself, the digits of a whole number, a UUID.
-
-    :param field: What it is called, for the error.
-    :raises InvalidRefund: if it is anything else; a float is what a nullable integer column turns into
-        on its way through pandas.
-    """
-    match value:
-        case str():
-            return str(value)
-        case bool():
-            remedy = "is a boolean, not a slug"
-        case bytes() | bytearray() | memoryview():
-            remedy = "is bytes, not text; decode it first"
-        case None:
-            remedy = "holds no slug; a template, an XCom or a column gave nothing"
-        case UUID() | Integral():
-            remedy = "has more digits than any id"
-            with suppress(ValueError):
-                return str(value)
-        case Decimal() if value.is_finite() and value.as_tuple().exponent == 0:
-            return str(value)
-        case Real() | Decimal():
-            remedy = (
-                "is not a whole number, which is what a nullable integer column turns into on its "
-                "way through pandas; cast the column to text in the query"
-            )
-        case Mapping() | Sequence():
-            remedy = (
-                f"is a {type(value).__name__}, not a slug; "
-                "rows go into refunds, as mappings from column names to values"
-            )
-        case _:
-            remedy = f"is a {type(value).__name__}, not a slug; give text or a whole number"
-    raise InvalidRefund.of(field, value, remedy)
-
-
-def _site_slug(value: object) -> str:
-    if value is None:
-        raise InvalidRefund.of("site_slug", value, "set it on the Talkable connection or pass site_slug")
-    if not isinstance(value, str) or value.strip().lower() in _NOTHING:
-        raise InvalidRefund.of(
-            "site_slug", value, "is no site id; it is in Talkable's dashboard, e.g. 'my-store'"
-        )
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise _lone_surrogate("site_slug", value) from None
-    return value
-
-
-def _instant(value: object) -> datetime | None:
-    match value:
-        case None:
-            return None
-        case str():
-            moment = _parse_iso(value)
-        case datetime():
-            moment = value
-        case date():
-            moment = datetime.combine(value, time())
-        case _:
-            raise _not_a_moment(value)
-    # pandas' NaT passes for a datetime; its year is NaN, which is in no range.
-    if not 2000 <= moment.year < 2100:
-        raise InvalidRefund.of(
-            "refunded_at", value, "is a placeholder, not a date; leave it out or give the real one"
-        )
-    if moment.utcoffset() is None:
-        moment = moment.replace(tzinfo=UTC)
-    moment = moment.astimezone(UTC)
-    # A plain datetime, whatever subclass came (pendulum, pandas), cut to what the wire carries.
-    return datetime.combine(
-        moment.date(), moment.time().replace(microsecond=moment.microsecond // 1000 * 1000), UTC
-    )
-
-
-def _parse_iso(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise _not_a_moment(text) from None
-
-
-def _not_a_moment(value: object) -> InvalidRefund:
-    return InvalidRefund.of(
-        "refunded_at",
-        value,
-        "is no date and time; give ISO 8601 with offset, e.g. 2020-04-27T00:00:00.000-07:00, or leave it out",
-    )
-
-
-def _subtotal(field: str, value: object) -> Decimal | None:
-    if value is None:
-        return None
-    amount = _number(value)
-    if amount is None or not amount.is_finite():
-        raise InvalidRefund.of(
-            field,
-            value,
-            "is no amount; give a number such as 12.50, or leave it out"
-            + (" to refund the whole order" if field == "refund_subtotal" else ""),
-        )
-    if not 0 <= amount < MAX_SUBTOTAL:
-        raise InvalidRefund.of(
-            field,
-            value,
-            "is negative or absurdly large; give the amount in the shop's currency",
-        )
-    return amount.quantize(_FOUR_DECIMALS, ROUND_HALF_EVEN)
-
-
-def _number(value: object) -> Decimal | None:
-    match value:
-        case bool():
-            return None
-        case Decimal():
-            return value
-        case Integral():
-            return Decimal(int(value))
-        case Real():
-            try:
-                number = float(value)
-            except OverflowError:
-                return None
-            return Decimal(repr(number)) if math.isfinite(number) else None
-        case str() if _NUMBER.fullmatch(value.strip()):
-            return Decimal(value.strip())
-        case _:
-            return None
+    return ":".join(values.origin_slug(name, given[name]) for name in event)

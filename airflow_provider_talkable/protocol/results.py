@@ -122,7 +122,8 @@ class RefundResult:
         shown = row
         if isinstance(row, Mapping):
             names = ("origin_slug", "order_number", "event_number")
-            shown = next((row[name] for name in names if row.get(name) is not None), None)
+            columns = {str(name).lower(): value for name, value in row.items()}
+            shown = next((columns[name] for name in names if columns.get(name) is not None), None)
         return cls(
             origin_slug=shown_slug(shown),
             outcome=Outcome.INVALID,

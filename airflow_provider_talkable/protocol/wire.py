@@ -12,7 +12,8 @@ from enum import StrEnum
 from urllib.parse import urlencode
 
 from airflow_provider_talkable.protocol.referrals import ReferralUpdate
-from airflow_provider_talkable.protocol.refund import Refund, path_segment
+from airflow_provider_talkable.protocol.refund import Refund
+from airflow_provider_talkable.protocol.values import path_segment
 
 # Made once: json.dumps would make one for each body.
 _encode = json.JSONEncoder(separators=(",", ":")).encode

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnValue, conf
 
 from airflow_provider_talkable.links.talkable import TalkableSiteLink
-from airflow_provider_talkable.operators._rendered import as_list_or_one
+from airflow_provider_talkable.operators._rendered import TextTemplateOperator, as_list_or_one
 from airflow_provider_talkable.protocol.errors import (
     InvalidRefund,
     TalkableError,
@@ -20,7 +20,7 @@ from airflow_provider_talkable.protocol.errors import (
 )
 from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.referrals import FINAL, awaited_referral, status_of
-from airflow_provider_talkable.protocol.refund import text_of_id
+from airflow_provider_talkable.protocol.values import is_nothing, text_of_id
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class TalkableReferralSensor(BaseSensorOperator):
+class TalkableReferralSensor(TextTemplateOperator, BaseSensorOperator):
     """Waits until the referral of a friend's order has one of some statuses, and pushes it to XCom.
 
     Talkable shows a referral only among those of the friend, the person who bought, so the friend has to
@@ -146,7 +146,7 @@ class TalkableReferralSensor(BaseSensorOperator):
 
     def _person(self) -> str:
         person = text_of_id("person", self.person).strip()
-        if person.lower() in ("", "none", "null", "nan"):
+        if is_nothing(person):
             raise InvalidRefund.of(
                 "person",
                 self.person,
@@ -158,7 +158,7 @@ class TalkableReferralSensor(BaseSensorOperator):
         if self.origin_id is None:
             return None
         text = text_of_id("origin_id", self.origin_id).strip()
-        if not text.isdecimal():
+        if not (text.isascii() and text.isdecimal()):
             raise InvalidRefund.of(
                 "origin_id",
                 self.origin_id,

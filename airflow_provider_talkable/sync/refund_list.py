@@ -16,11 +16,6 @@ from airflow_provider_talkable.sync.rows import Row, RowReader
 from airflow_provider_talkable.sync.run import RefundSync, Rules
 from airflow_provider_talkable.sync.snapshot import Snapshot
 
-_NO_KEY = (
-    "is missing: with a ledger a partial refund needs the refund's own id, which distinguishes it from "
-    "another part of its order and from a repeat"
-)
-
 
 def row_of(given: Mapping[str, object], *, site_slug: str | None) -> Row:
     """Read a mapping as a query's row is read, its columns by their names.
@@ -29,12 +24,10 @@ def row_of(given: Mapping[str, object], *, site_slug: str | None) -> Row:
     :param site_slug: The site of a mapping that names none.
     :raises InvalidRefund: if it makes no refund, or is a part of an order without a key.
     """
-    row = RowReader(list(given), site_slug=site_slug).read(list(given.values()))
+    columns = {"refund_key": None} | {name.lower(): value for name, value in given.items()}
+    row = RowReader(list(columns), site_slug=site_slug).read(list(columns.values()))
     if row.problem:
         raise InvalidRefund(str(row.message))
-    keys = [value for name, value in given.items() if name.lower() == "refund_key"]
-    if not row.is_whole and keys in ([], [None]):
-        raise InvalidRefund.of("refund_key", None, _NO_KEY)
     return row
 
 

@@ -11,8 +11,9 @@ from decimal import Decimal
 
 from airflow_provider_talkable.protocol.errors import InvalidRefund, shown
 from airflow_provider_talkable.protocol.outcomes import Outcome
-from airflow_provider_talkable.protocol.refund import COLUMNS, Refund, is_whole, text_of_id
+from airflow_provider_talkable.protocol.refund import COLUMNS, Refund, is_whole, slug_of_columns
 from airflow_provider_talkable.protocol.results import RefundResult
+from airflow_provider_talkable.protocol.values import identifier, is_nothing, site_slug, text_of_id
 
 ROW_COLUMNS = ("refund_key", *COLUMNS)
 REPORT_COLUMNS = ("email", "currency")
@@ -72,12 +73,13 @@ class RowReader:
 
     :param columns: The query's column names: ``origin_slug``, or ``order_number``, or
         ``event_category`` with ``event_number``; optional ``refund_key``, ``refunded_at``,
-        ``refund_subtotal``, ``order_subtotal``, ``site_slug``.
+        ``refund_subtotal`` (with ``refund_key``), ``order_subtotal``, ``site_slug``.
     :param site_slug: The site of rows that name none.
     :param more: Other columns that may be there, of :data:`REPORT_COLUMNS`.
     :param needs: Those of them that have to be.
+    :param require_subtotal: Whether a row without ``refund_subtotal`` is invalid.
     :raises InvalidRefund: if a column has another name, or two have the same: a misspelt
-        ``refund_subtotal`` would turn partial refunds into full ones.
+        ``refund_subtotal`` would turn partial refunds into full ones. Also if there are amounts without keys.
     """
 
     def __init__(
@@ -87,10 +89,12 @@ class RowReader:
         site_slug: str | None = None,
         more: Sequence[str] = (),
         needs: Sequence[str] = (),
+        require_subtotal: bool = False,
     ) -> None:
         self._columns = [column.lower() for column in columns]
         self._site_slug = site_slug
         self._more = [name for name in more if name in self._columns]
+        self._require_subtotal = require_subtotal
         known = (*ROW_COLUMNS, *more)
         for column in columns:
             if column.lower() not in known:
@@ -101,27 +105,39 @@ class RowReader:
                 )
             if self._columns.count(column.lower()) > 1:
                 raise InvalidRefund.of("column", column, "is there twice; leave one out of the query")
+        self._check_that_there_is_enough(columns, needs)
+
+    def _check_that_there_is_enough(self, columns: Sequence[str], needs: Sequence[str]) -> None:
         if not {"origin_slug", "order_number", "event_number"} & set(self._columns):
             raise InvalidRefund.of(
                 "columns",
                 list(columns),
                 "one has to be origin_slug, or order_number, or event_category with event_number",
             )
-        for name in needs:
+        for name in (*needs, *(["refund_subtotal"] if self._require_subtotal else [])):
             if name not in self._columns:
                 raise InvalidRefund.of("columns", list(columns), f"one has to be {name}")
+        if "refund_subtotal" in self._columns and "refund_key" not in self._columns:
+            raise InvalidRefund.of(
+                "columns",
+                list(columns),
+                "refund_subtotal needs refund_key beside it, since two equal parts of one order could not be "
+                "distinguished from one part that is there twice; give each refund its own id as refund_key",
+            )
 
     def read(self, values: Sequence[object]) -> Row:
         """Read one row; what makes no refund becomes a row with a problem."""
         given = dict(zip(self._columns, values, strict=True))
         key = given.pop("refund_key", None)
-        more = {name: _text_or_none(given.pop(name)) for name in self._more}
+        more = {name: given.pop(name) for name in self._more}
         try:
-            refund = Refund.from_row(given, site_slug=self._site_slug)
-            refund_key = refund.origin_slug if key is None else text_of_id("refund_key", key)
-            _check("refund_key", refund_key, MAX_KEY)
+            refund = Refund.from_columns(
+                given, site_slug=self._site_slug, require_subtotal=self._require_subtotal
+            )
+            refund_key = _key_of(key, refund)
             _check("site_slug", refund.site_slug, MAX_SITE)
             _check("origin_slug", refund.origin_slug)
+            email, currency = (_text_or_none(name, more.get(name)) for name in REPORT_COLUMNS)
         except InvalidRefund as error:
             return self._invalid(key, given, error)
         return Row(
@@ -131,25 +147,64 @@ class RowReader:
             refund.refunded_at,
             refund.refund_subtotal,
             refund.order_subtotal,
-            email=more.get("email"),
-            currency=more.get("currency"),
+            email=email,
+            currency=currency,
         )
 
     def _invalid(self, key: object, given: Mapping[str, object], error: InvalidRefund) -> Row:
         shown = RefundResult.invalid(given, error)
-        site = given.get("site_slug") or self._site_slug
         slug = "" if shown.origin_slug == "None" else shown.origin_slug
         return Row(
-            _storable(site, MAX_SITE) or _UNKNOWN_SITE,
-            _storable(key, MAX_KEY) or _storable(slug, MAX_KEY) or _digest(given),
+            _valid_site(given.get("site_slug") or self._site_slug) or _UNKNOWN_SITE,
+            _valid_key(key, given) or _digest({"refund_key": key, **given}),
             slug.replace("\0", "\\x00"),
             problem=Outcome.INVALID,
             message=shown.error_message,
         )
 
 
-def _text_or_none(value: object) -> str | None:
-    return None if value is None else shown(value, str).strip()
+def _key_of(key: object, refund: Refund) -> str:
+    """The key of a valid row: its own, or the slug if it refunds the whole order."""
+    if key is None and refund.is_partial:
+        raise InvalidRefund.of(
+            "refund_key",
+            None,
+            "is missing; a part of an order needs the refund's own id, since two equal parts could not be "
+            "distinguished otherwise",
+        )
+    refund_key = refund.origin_slug if key is None else identifier("refund_key", key)
+    _check("refund_key", refund_key, MAX_KEY)
+    return refund_key
+
+
+def _valid_key(key: object, given: Mapping[str, object]) -> str | None:
+    """The key of an invalid row, if what it would have as a valid one is no part of the problem."""
+    try:
+        if key is None:
+            # An amount, readable or not, does not share its order's key.
+            if given.get("refund_subtotal") is not None:
+                return None
+            text = slug_of_columns({name: value for name, value in given.items() if value is not None})
+        else:
+            text = identifier("refund_key", key)
+        _check("refund_key", text, MAX_KEY)
+    except InvalidRefund:
+        return None
+    return text
+
+
+def _valid_site(site: object) -> str | None:
+    try:
+        text = site_slug(site)
+        _check("site_slug", text, MAX_SITE)
+    except InvalidRefund:
+        return None
+    return text
+
+
+def _text_or_none(field: str, value: object) -> str | None:
+    text = None if value is None else text_of_id(field, value).strip()
+    return None if text is None or is_nothing(text) else text
 
 
 def _check(field: str, text: str, longest: int | None = None) -> None:
@@ -164,12 +219,7 @@ def _is_text(text: str) -> bool:
     return _NO_TEXT.search(text) is None
 
 
-def _storable(value: object, longest: int) -> str | None:
-    text = "" if value is None else shown(value, str)
-    return text if 0 < len(text) <= longest and _is_text(text) else None
-
-
 def _digest(given: Mapping[str, object]) -> str:
     """The same row has the same key in the next run."""
-    content = repr(sorted((name, shown(value, str)) for name, value in given.items()))
+    content = repr(sorted((name, shown(value)) for name, value in given.items()))
     return "row:" + hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:32]

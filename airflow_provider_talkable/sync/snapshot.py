@@ -17,35 +17,41 @@ _TABLE = """
 CREATE TABLE rows (
     number INTEGER PRIMARY KEY, site_slug TEXT, refund_key TEXT, origin_slug TEXT, refunded_at TEXT,
     refund_subtotal TEXT, order_subtotal TEXT, problem TEXT, message TEXT, email TEXT, currency TEXT,
-    copies INTEGER DEFAULT 1, differs INTEGER DEFAULT 0,
-    UNIQUE (site_slug, refund_key)
+    copies INTEGER DEFAULT 1
 )"""
-_ADD = """
+# To a UNIQUE of SQL each NULL is another one.
+_CONTENT = """site_slug, refund_key, origin_slug, ifnull(refunded_at, ''), ifnull(refund_subtotal, ''),
+    ifnull(order_subtotal, ''), ifnull(message, '')"""
+_INDEX = f"CREATE UNIQUE INDEX contents ON rows ({_CONTENT})"
+_ADD = f"""
 INSERT INTO rows (
     site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, order_subtotal, problem, message, email,
     currency)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (site_slug, refund_key) DO UPDATE SET
-    copies = copies + 1,
-    differs = differs OR (origin_slug, refunded_at, refund_subtotal, order_subtotal, message) IS NOT
-        (excluded.origin_slug, excluded.refunded_at, excluded.refund_subtotal, excluded.order_subtotal,
-        excluded.message)"""
+ON CONFLICT ({_CONTENT}) DO UPDATE SET copies = copies + 1"""  # noqa: S608 - two constants
 _COUNT = "SELECT count(*), coalesce(sum(copies), 0), json_group_array(DISTINCT site_slug) FROM rows"
-_SITES_OF_A_KEY = "SELECT site_slug FROM rows WHERE refund_key = ? ORDER BY site_slug"
+_SITES_OF_A_KEY = "SELECT DISTINCT site_slug FROM rows WHERE refund_key = ? ORDER BY site_slug"
+_CONFLICTS = """
+CREATE TABLE conflicts (site_slug, refund_key, rows, PRIMARY KEY (site_slug, refund_key)) WITHOUT ROWID"""
+_FIND_CONFLICTS = """
+INSERT INTO conflicts
+SELECT site_slug, refund_key, sum(copies) FROM rows GROUP BY site_slug, refund_key HAVING count(*) > 1"""
 # As one text: Python gives other threads a turn with each row that SQLite returns, and gets its own back
 # only after milliseconds when they are busy sending.
 _READ = """
 SELECT json_group_array(json_array(
     site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, order_subtotal, problem, message, email,
-    currency, copies, differs))
-FROM (SELECT * FROM rows WHERE number > ? AND number <= ? ORDER BY number)"""
+    currency, differing))
+FROM (
+    SELECT rows.*, conflicts.rows AS differing FROM rows LEFT JOIN conflicts USING (site_slug, refund_key)
+    WHERE number > ? AND number <= ? ORDER BY number)"""
 
 
 class Snapshot:
-    """Rows in the order of the query, one for each key, in a private file that is gone with the process.
+    """Rows in the order of the query, equal ones once, in a private file that is gone with the process.
 
-    Rows with one key are one row if they are equal, and a ``conflict`` if they are not: nobody can say
-    which of them is meant. Memory does not grow with the number of rows.
+    Rows that have one key and differ are each a ``conflict``: nobody can say which of them is meant. Memory
+    does not grow with the number of rows.
     """
 
     def __init__(self) -> None:
@@ -54,12 +60,13 @@ class Snapshot:
         # Nothing here has to survive anything.
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("PRAGMA synchronous = OFF")
-        self._database.execute(_TABLE)
+        for statement in (_TABLE, _INDEX, _CONFLICTS):
+            self._database.execute(statement)
         self._taken = 0
         self.rows = 0
         """How many rows the query gave."""
         self.refunds = 0
-        """How many different refunds they are."""
+        """How many of them differ."""
         self.sites: list[str] = []
         """The sites they are of."""
 
@@ -77,6 +84,7 @@ class Snapshot:
         with _explained():
             self._database.execute("BEGIN")
             self._database.executemany(_ADD, map(_written, rows))
+            self._database.execute(_FIND_CONFLICTS)
             self._database.execute("COMMIT")
             [(self.refunds, self.rows, sites)] = self._database.execute(_COUNT)
             self.sites = sorted(filter(None, json.loads(sites)))
@@ -134,13 +142,12 @@ def _read(
     message: str | None,
     email: str | None,
     currency: str | None,
-    copies: int,
-    differs: int,
+    differing: int | None,
 ) -> Row:
-    if differs:
+    if differing:
         problem = Outcome.CONFLICT
         message = (
-            f"{copies} rows of the query have this refund_key and differ, so none was sent; "
+            f"{differing} rows of the query have this refund_key and differ, so none was sent; "
             "give each refund a refund_key of its own"
         )
     return Row(

@@ -22,7 +22,7 @@ from airflow_provider_talkable.protocol.errors import (
     TalkableThrottled,
 )
 from airflow_provider_talkable.protocol.outcomes import Outcome
-from airflow_provider_talkable.protocol.refund import text_of_id
+from airflow_provider_talkable.protocol.values import text_of_id
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -65,10 +65,11 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
 
     :param sql: One statement in the warehouse's own SQL, or the name of a ``.sql`` file. Its columns:
         ``origin_slug``, or ``order_number``, or ``event_category`` with ``event_number``; optional
-        ``refund_key`` (the refund's own id, default the origin slug), ``refunded_at``,
-        ``refund_subtotal``, ``order_subtotal``, ``site_slug``.
+        ``refund_key`` (the refund's own id; default for a refund of a whole order: the origin slug),
+        ``refunded_at``, ``refund_subtotal`` (needs ``refund_key``), ``order_subtotal``, ``site_slug``.
     :param sql_conn_id: The warehouse: any connection whose hook gives a SQLAlchemy engine.
-    :param parameters: Values for the query's placeholders, in the style of the warehouse's driver.
+    :param parameters: Values for the query's placeholders, in the style of the warehouse's driver: a mapping
+        or a sequence, or its text (JSON or Python). What a template stands for is text.
     :param site_slug: The Talkable site id of rows that name none; default: the connection's.
     :param talkable_conn_id: The Talkable connection.
     :param ledger_conn_id: Where the ledger lies; default: in the warehouse.
@@ -88,6 +89,8 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         more request for most refunds.
     :param void_referral: Void the referral of each whole refund that Talkable has, which answers with the
         referral as well: then nothing else is asked. Whatever becomes of it, the refund's outcome stays.
+    :param require_subtotal: A row without ``refund_subtotal`` is ``invalid``; default: it refunds the whole
+        order. Set it where each refund has an amount, so that one that is missing does not refund more.
     :param preview: Send nothing and write nothing: report what would be sent.
     :param deferrable: Free the worker slot while Talkable throttles for longer than the patience.
     :param throttle_patience: Seconds to wait while Talkable answers a site with nothing but 429.
@@ -123,6 +126,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         abort_after: int = 20,
         fetch_referral: bool = False,
         void_referral: bool = False,
+        require_subtotal: bool = False,
         preview: bool | str = False,
         deferrable: bool | None = None,
         **kwargs: Any,
@@ -141,6 +145,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         self.abort_after = abort_after
         self.fetch_referral = fetch_referral
         self.void_referral = void_referral
+        self.require_subtotal = require_subtotal
         self.preview = preview
         self.deferrable = (
             conf.getboolean("operators", "default_deferrable", fallback=False)
@@ -174,7 +179,6 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
 
     def _run(self, context: Context, *, writer: str | None = None, **carried: Any) -> dict[str, Any]:
         from airflow_provider_talkable.sync.preview import preview
-        from airflow_provider_talkable.sync.query import rows_of
         from airflow_provider_talkable.sync.run import RefundSync
         from airflow_provider_talkable.sync.snapshot import Snapshot
         from airflow_provider_talkable.sync.summary import Summary
@@ -191,7 +195,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             if not is_preview:
                 TalkableLedgerLink().push(context, ledger.query)
             snapshot = opened.enter_context(Snapshot())
-            snapshot.fill(rows_of(warehouse, self.sql, self.parameters or None, site_slug=hook.site_slug))
+            snapshot.fill(self._rows(warehouse, hook.site_slug, require_subtotal=self.require_subtotal))
             log.info("The query returned %d rows, %d refunds", snapshot.rows, snapshot.refunds)
             self._base_url, self._sites = config.base_url, snapshot.sites
             carried["unmatched_keys"] = _unmatched(snapshot.sites_of(rules.resend_keys))

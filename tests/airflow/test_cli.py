@@ -171,7 +171,7 @@ def test_part_of_an_order_is_refunded_at_another_site(cli: CommandLine, sandboxe
 
 
 MISUSES = {
-    "empty": (["A", ""], "origin_slug='': holds no slug"),
+    "empty": (["A", ""], "origin_slug='': holds nothing"),
     "no date": (["A", "--refunded-at", "yesterday"], "refunded_at='yesterday': is no date and time"),
     "an amount for two": (["A", "B", "--refund-subtotal", "5"], "--refund-subtotal=5: goes with one order"),
     "an order's amount for two": (
@@ -204,7 +204,7 @@ def test_airflow_refuses_bad_input_as_well(cli: CommandLine, sandbox: Sandbox) -
     cli.connect(sandbox)
     done = cli("refund", "A", "", command=AIRFLOW)
     assert (done.status, done.out) == (2, "")
-    assert "origin_slug='': holds no slug" in done.err
+    assert "origin_slug='': holds nothing" in done.err
     assert not sandbox.requests
 
 

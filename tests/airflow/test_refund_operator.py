@@ -175,8 +175,7 @@ NOTHING = [None, "", "  ", "None", float("nan"), {"a": 1}]
 
 @pytest.mark.parametrize(
     ("value", "native"),
-    # As text, the last two are 'True' and '1.0', which may be order numbers.
-    [(v, False) for v in NOTHING] + [(v, True) for v in (*NOTHING, True, 1.0)],
+    [(value, native) for value in NOTHING for native in (False, True)],
     ids=repr,
 )
 def test_what_renders_to_no_slug_is_refused_before_a_request(
@@ -336,11 +335,13 @@ def test_the_log_says_what_failed_and_why(shop: Sandbox, logged: Callable[[], st
 
 def test_a_hostile_slug_or_answer_forges_no_log_line(shop: Sandbox, logged: Callable[[], str]) -> None:
     shop.dials.next(Canned(422, b'{"ok": false, "error_message": "no\\nERROR forged"}'))
-    with pytest.raises(TalkableError, match="2 of 2 refunds failed"):
-        run(origin_slug=["A\nERROR forged", "B\u202e"])
+    with pytest.raises(TalkableError, match="3 of 3 refunds failed"):
+        run(origin_slug=["A\u2028ERROR forged", "A\nERROR forged", "B\u202e"])
     log = logged()
-    assert "'A\\nERROR forged': rejected: no ERROR forged" in log
+    assert "'A\\u2028ERROR forged': rejected: no ERROR forged" in log
+    assert "'A\\nERROR forged': invalid: " in log
     assert "\nERROR forged" not in log
+    assert "\u2028ERROR forged" not in log
 
 
 @pytest.mark.parametrize("slugs", ["A", ["A", "B"]], ids=["one", "list"])
@@ -541,3 +542,19 @@ def test_every_generation_gives_the_same_xcom(sandboxes: Sandboxes, connect: Con
     assert sum(result["referral"] is not None for result in first) == sum(
         1 for n in range(450) if n % 7 == 0 or n % 11
     )
+
+
+def test_an_amount_can_be_required(shop: Sandbox) -> None:
+    rows = [{"order_number": "A", "refund_subtotal": 5}, {"order_number": "B"}, "C"]
+    results = run(refunds=rows, require_subtotal=True, fail_on=())
+    assert outcomes(results) == ["refunded", "invalid", "invalid"]
+    assert "require_subtotal is set" in results[1]["error_message"]
+    with pytest.raises(InvalidRefund, match="^refund_subtotal=None: holds no amount"):
+        run(origin_slug="A", require_subtotal=True)
+    assert sent(shop) == ["A"]
+
+
+def test_columns_of_refunds_are_known_whatever_their_case(shop: Sandbox) -> None:
+    results = run(refunds=[{"ORDER_NUMBER": "A", "REFUND_SUBTOTAL": 5}, {"ORDER_NUMBER": "B "}], fail_on=())
+    assert [(r["origin_slug"], r["outcome"]) for r in results] == [("A", "refunded"), ("B ", "invalid")]
+    assert json.loads(shop.requests[0]["body"])["data"] == {"refund_subtotal": 5}

@@ -488,3 +488,39 @@ def test_questions_for_referrals_are_counted_across_a_deferral(shop: Shop) -> No
     summary = operator.resume(context, {"site_slug": "my-store"}, **deferred.value.kwargs)
     assert (summary["outcomes"], summary["lookups"]) == ({"refunded": 3}, 3)
     assert (summary["referred"], summary["referral_unknown"]) == (3, 0)
+
+
+def test_an_amount_can_be_required(shop: Shop) -> None:
+    ti = TaskInstance("sync")
+    with pytest.raises(InvalidRefund, match="2 of 3 refunds failed"):
+        shop.run(require_subtotal=True, ti=ti)
+    assert ti.xcom["summary"]["outcomes"] == {"invalid": 2, "refunded": 1}
+    assert shop.states() == {"a": "invalid", "b": "refunded", "c": "invalid"}
+    with pytest.raises(InvalidRefund, match="one has to be refund_subtotal"):
+        shop.run(require_subtotal=True, sql="SELECT origin_slug FROM refunds")
+    assert len(shop.sandbox.requests) == 1
+
+
+def test_amounts_without_keys_are_an_error_before_anything_is_sent_or_written(shop: Shop) -> None:
+    with pytest.raises(InvalidRefund, match="refund_subtotal needs refund_key beside it"):
+        shop.run(sql="SELECT origin_slug, refund_subtotal FROM refunds")
+    assert not shop.sandbox.requests
+    assert shop.states() == {}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [["A"], ("A",), "['A']", '["A"]', "{{ params.slugs }}"],
+    ids=["list", "tuple", "Python's text", "JSON", "template"],
+)
+def test_parameters_are_a_sequence_or_its_text(shop: Shop, parameters: Any) -> None:
+    sql = "SELECT * FROM refunds WHERE origin_slug = ?"
+    assert shop.run(sql=sql, parameters=parameters, params={"slugs": ["A"]})["rows"] == 1
+    named = shop.run(sql="SELECT * FROM refunds WHERE origin_slug = :s", parameters="{'s': 'B'}", fail_on=())
+    assert named["outcomes"] == {"refunded": 1}
+
+
+def test_parameters_that_are_one_text_are_an_error_before_anything_is_sent(shop: Shop) -> None:
+    with pytest.raises(InvalidRefund, match=r"^parameters='AB': give a mapping or a sequence"):
+        shop.run(sql="SELECT * FROM refunds WHERE origin_slug IN (?, ?)", parameters="AB")
+    assert not shop.sandbox.requests

@@ -98,7 +98,8 @@ HOSTILE = [
 @pytest.mark.parametrize("slug", HOSTILE, ids=lambda s: ascii(s)[:20])
 def test_any_slug_arrives_as_it_is(sandbox: Sandbox, clients: Clients, slug: str) -> None:
     sandbox.talkable.create_purchase("my-store", {"order_number": slug})
-    refund = Refund.parse(slug, site_slug="my-store")
+    # Some of them are refused as input; what sends them does not rely on that.
+    refund = Refund("my-store", slug)
     result = clients(sandbox).refund(refund)
     assert (result.outcome, result.origin_slug) == (Outcome.REFUNDED, slug)
     assert sandbox.requests[-1]["path"].count("/") == 5

@@ -294,7 +294,7 @@ def test_any_row_is_a_refund_that_can_be_sent_or_is_refused(row: dict[Any, objec
     assert shown.origin_slug.encode().decode() == shown.origin_slug
 
 
-@given(st.decimals(0, Decimal("99999999999.9999"), places=4))
+@given(st.decimals(Decimal("0.0001"), Decimal("99999999999.9999"), places=4))
 def test_an_amount_arrives_to_the_fourth_decimal(amount: Decimal) -> None:
     refund = Refund.from_row({"origin_slug": "A", "site_slug": "my-store", "refund_subtotal": amount})
     body = refund_request(refund).body

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -14,7 +15,7 @@ from airflow_provider_talkable import InvalidRefund, Refund
 SITE = "my-store"
 
 
-def parse(slug: object = "B00K2EOONI", **fields: object) -> Refund:
+def parse(slug: object = "B00K2EOONI", **fields: Any) -> Refund:
     return Refund.parse(slug, **({"site_slug": SITE} | fields))
 
 
@@ -29,7 +30,6 @@ def parse(slug: object = "B00K2EOONI", **fields: object) -> Refund:
         pytest.param(
             UUID("12345678-1234-5678-1234-567812345678"), "12345678-1234-5678-1234-567812345678", id="UUID"
         ),
-        pytest.param(" A ", " A ", id="white space is not ours to strip"),
         pytest.param("[A", "[A", id="only one bracket"),
         pytest.param("...", "...", id="three dots are no step in a path"),
     ],
@@ -138,7 +138,7 @@ def test_what_is_no_moment_of_a_refund_is_refused(value: object) -> None:
     ("given", "amount"),
     [
         (12.5, "12.5"), (0.1 + 0.2, "0.3"), (12, "12"), ("12.50", "12.5"), (" 7 ", "7"), ("1e2", "100"),
-        (Decimal("35.03"), "35.03"), (0, "0"), ("35.03005", "35.03"), (10**11 - 1, "99999999999"),
+        (Decimal("35.03"), "35.03"), ("0.0001", "0.0001"), ("35.03005", "35.03"), (10**11 - 1, "99999999999"),
     ],
 )  # fmt: skip
 def test_an_amount_is_exact_to_four_decimals(given: object, amount: str) -> None:

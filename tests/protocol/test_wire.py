@@ -18,7 +18,7 @@ from airflow_provider_talkable.protocol.wire import (
 )
 
 
-def body_of(**fields: object) -> Any:
+def body_of(**fields: Any) -> Any:
     body = refund_request(Refund.parse("A", site_slug="my-store", **fields)).body
     assert body is not None
     return json.loads(body)
@@ -46,7 +46,7 @@ def test_the_api_key_is_the_user_name_of_basic_or_the_bearer_token() -> None:
         ({"refund_subtotal": "99999999999.9999"}, {"refund_subtotal": 99999999999.9999}),
     ],
 )
-def test_details_go_into_data(fields: dict[str, object], data: dict[str, object]) -> None:
+def test_details_go_into_data(fields: dict[str, Any], data: dict[str, Any]) -> None:
     assert body_of(**fields) == {"site_slug": "my-store", "data": data}
 
 
@@ -71,7 +71,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("slug", HOSTILE, ids=lambda s: ascii(s)[:20])
 def test_a_slug_is_one_path_segment_that_decodes_to_itself(slug: str) -> None:
-    path = refund_request(Refund.parse(slug, site_slug="s")).path
+    path = refund_request(Refund("s", slug)).path
     assert path.isascii()
     assert path.isprintable()
     _, api, v2, origins, segment, refund = path.split("/")

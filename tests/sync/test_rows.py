@@ -67,14 +67,14 @@ def test_columns_that_are_not_those_of_a_refund_are_refused(columns: list[str], 
         ({"origin_slug": None}, "a refund needs origin_slug"),
         ({"origin_slug": 12.0}, "origin_slug=12.0: is not a whole number"),
         ({"origin_slug": "A", "refund_key": 1.0}, "refund_key=1.0: is not a whole number"),
-        ({"origin_slug": "A", "refund_key": ""}, "refund_key='': has 0 characters; give 1 to 512"),
+        ({"origin_slug": "A", "refund_key": ""}, "refund_key='': holds nothing"),
         ({"origin_slug": "A", "refund_key": "x" * 513}, "has 513 characters; give 1 to 512"),
         ({"origin_slug": "x" * 600}, "has 600 characters; give 1 to 512"),
         ({"origin_slug": "A", "site_slug": "s" * 129}, "has 129 characters; give 1 to 128"),
-        ({"origin_slug": "A\0"}, "holds characters that no database keeps"),
+        ({"origin_slug": "A\0"}, "has a control character in it"),
         ({"origin_slug": "A", "refund_key": "\ud800"}, "holds characters that no database keeps"),
         ({"origin_slug": "A", "refunded_at": "soon"}, "refunded_at='soon': is no date and time"),
-        ({"origin_slug": "A", "refund_subtotal": -1}, "refund_subtotal=-1: is negative"),
+        ({"origin_slug": "A", "refund_key": 1, "refund_subtotal": -1}, "refund_subtotal=-1: is negative"),
         ({"origin_slug": b"\xff"}, "is bytes, not text"),
     ],
     ids=lambda value: None if isinstance(value, dict) else value[:30],
@@ -91,8 +91,8 @@ def test_what_makes_no_refund_says_why_and_can_be_kept(columns: dict[str, Any], 
 
 
 def test_an_invalid_row_keeps_its_key_from_run_to_run() -> None:
-    first, again = (read(origin_slug=None, refund_subtotal=5) for _ in range(2))
-    other = read(origin_slug=None, refund_subtotal=6)
+    first, again = (read(refund_key=None, origin_slug=None, refund_subtotal=5) for _ in range(2))
+    other = read(refund_key=None, origin_slug=None, refund_subtotal=6)
     assert first.refund_key == again.refund_key != other.refund_key
     assert re.fullmatch("row:[0-9a-f]{32}", first.refund_key)
     assert read(origin_slug=None, refunded_at="\ud800").refund_key.startswith("row:")
@@ -112,7 +112,7 @@ def test_a_number_of_too_many_digits_is_invalid_and_shown_in_short() -> None:
     assert row.problem is Outcome.INVALID
     assert row.message is not None
     assert "has more digits than any id" in row.message
-    assert row.refund_key == "<int with too many digits>"
+    assert row.refund_key.startswith("row:")
 
 
 def test_what_is_invalid_keeps_its_site_and_its_slug() -> None:
@@ -133,4 +133,5 @@ def test_the_longest_key_and_site_are_kept() -> None:
         row = read(site_slug=site, origin_slug=slug, refund_key=key)
         assert (row.site_slug, row.refund_key) == (site, key)
     row = read(site_slug=site + "s", origin_slug="[1]", refund_key=key + "k")
-    assert (row.site_slug, row.refund_key) == ("?", "[1]")
+    assert row.site_slug == "?"
+    assert row.refund_key.startswith("row:")

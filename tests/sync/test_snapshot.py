@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -59,10 +60,38 @@ def test_equal_rows_are_one() -> None:
 def test_rows_that_differ_under_one_key_are_a_conflict(other: Row) -> None:
     row = Row("my-store", "r1", "A", None, Decimal(5))
     for rows in ([row, other], [other, row], [row, other, row, row]):
-        [found] = kept(rows)
-        assert found.problem is Outcome.CONFLICT
-        assert found.message
-        assert f"{len(rows)} rows of the query have this refund_key and differ" in found.message
+        found = kept(rows)
+        assert [one.origin_slug for one in found] == [one.origin_slug for one in rows[:2]]
+        for one in found:
+            assert one.problem is Outcome.CONFLICT
+            assert one.message
+            assert f"{len(rows)} rows of the query have this refund_key and differ" in one.message
+
+
+def test_rows_of_other_keys_and_sites_are_no_part_of_a_conflict() -> None:
+    rows = [
+        Row("s", "1", "A"),
+        Row("s", "1", "B"),
+        Row("t", "1", "A"),
+        Row("s", "2", "A"),
+        Row("s", "1", "A"),
+    ]
+    with Snapshot() as snapshot:
+        snapshot.fill(rows)
+        assert (snapshot.rows, snapshot.refunds, snapshot.sites) == (5, 4, ["s", "t"])
+        assert [one.problem for one in snapshot.take(10)] == [Outcome.CONFLICT, Outcome.CONFLICT, None, None]
+
+
+def test_many_rows_under_one_key_take_no_longer_than_under_many() -> None:
+    count = 100_000
+    seconds = []
+    for key in (lambda n: "0", str):
+        started = time.process_time()
+        with Snapshot() as snapshot:
+            snapshot.fill(Row("s", key(n), f"O{n}") for n in range(count))
+            assert sum(len(rows) for rows in iter(lambda: snapshot.take(500), [])) == count
+        seconds.append(time.process_time() - started)
+    assert seconds[0] < 3 * seconds[1]
 
 
 def test_no_rows_are_no_rows() -> None:
