@@ -23,7 +23,7 @@ SITE, LEDGER = "Talkable", "Ledger query"
     ("operator", "names"),
     [
         (SqlToTalkableRefundOperator, [SITE, LEDGER]),
-        (TalkableRefundOperator, [SITE]),
+        (TalkableRefundOperator, [SITE, LEDGER]),
         (TalkableRefundReconcileOperator, [SITE]),
         (TalkableReferralOperator, [SITE]),
         (TalkableReferralSensor, [SITE]),
