@@ -41,7 +41,8 @@ def report(what: str, results: Results, fail_on: AbstractSet[str]) -> None:
             failures[0].error.args = tuple(map(without_people, failures[0].error.args))
         failures[0].raise_for_outcome()
     if failures:
-        kinds = {type(result.error) for result in failures if result.error}
+        # What a ledger says of an earlier try comes without its error.
+        kinds = {type(result.error) if result.error else TalkableError for result in failures}
         kind = kinds.pop() if len(kinds) == 1 else TalkableError
         error = kind(
             f"{len(failures)} of {len(results)} {what} failed ({_tally(failures)}); "
