@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL
 from airflow_provider_talkable.sandbox import Dials
 from faults.conftest import Record
 from tests.airflow.deployment import Deployment
-from tests.airflow.four_sites import SITES, deployed, fill
+from tests.airflow.four_sites import SITES, deployed, fill, outcomes_of
 
 SEED = 20261123
 
@@ -60,35 +60,6 @@ def airflow(tmp_path: Path, postgres_server: Callable[[], URL]) -> Iterator[Depl
     with deployed(DAGS, tmp_path, postgres_server) as deployment:
         fill(deployment)
         yield deployment
-
-
-def outcomes_of(airflow: Deployment, sites: tuple[str, ...], *, in_doubt: bool) -> Counter[str]:
-    """Compare ledger and sandbox row by row; return the outcomes.
-
-    :param in_doubt: Whether something was broken that may leave partial refunds in doubt.
-    """
-    ledger = airflow.ledger()
-    assert set(ledger) == {(site, f"r{number}") for site in sites for number in range(200)}
-    sandbox = airflow.airflow.sandbox
-    held = sandbox.talkable.snapshot()
-    refunds = [request["path"] for request in sandbox.requests if request["method"] == "POST"]
-    sent = Counter(path.split("/")[4] for path in refunds)
-    outcomes: Counter[str] = Counter()
-    for (site, key), events in ledger.items():
-        number = int(key[1:])
-        slug = f"{site}-{number}"
-        outcomes[events[-1]] += 1
-        found = (events[-1], held[site].get(slug, {}).get("times_refunded"))
-        if number % 10 == 0:
-            assert found == ("not_found", None), slug
-        elif number % 5 != 1:
-            assert found in {("refunded", 1), ("already_refunded", 1)}, slug
-        else:
-            doubt = {("unconfirmed", 0), ("unconfirmed", 1)} if in_doubt else set()
-            assert found in {("refunded", 1), *doubt}, slug
-            # A 429 may be followed by another request: Talkable has not looked at that one.
-            assert sent[slug] <= 1 or not in_doubt, slug
-    return outcomes
 
 
 def running(airflow: Deployment) -> dict[int, tuple[int, int]]:
