@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -21,6 +22,9 @@ from airflow_provider_talkable.protocol.errors import TalkableError
 T = TypeVar("T")
 R = TypeVar("R")
 S = TypeVar("S")
+
+GRACE = 10.0
+"""Seconds that requests on the wire are given to end when a task is stopped."""
 
 _TICK = 0.05  # seconds after which results are yielded whatever their number
 _AHEAD = 4  # times as many as may be under way are taken
@@ -162,13 +166,23 @@ class Sender(Generic[T, R, S]):
 
 
 def send_many(
-    config: ClientConfig, policy: RetryPolicy, pace: Pace, errand: Errand[R, S], requests: Iterable[R]
+    config: ClientConfig,
+    policy: RetryPolicy,
+    pace: Pace,
+    errand: Errand[R, S],
+    requests: Iterable[R],
+    *,
+    reason_to_stop: Callable[[], str | None] | None = None,
 ) -> Iterator[S]:
     """Send requests, several at a time, and yield what became of each in the same order.
 
     Requests are taken from ``requests`` as there is room, in the caller's thread, at most four times as
     many as may be under way; the sending runs in a thread of its own, so that whatever the caller does in
     between does not hold it up. If the caller stops early, what is under way is cancelled.
+
+    :param reason_to_stop: Asked several times a second. Once it has a reason, no more is taken or sent, and
+        what is on the wire has :data:`GRACE` seconds.
+    :raises TalkableError: with that reason, once all that was taken has its result.
     """
     source = iter(enumerate(requests))
     room = _AHEAD * pace.max_in_flight
@@ -176,8 +190,16 @@ def send_many(
     yielded = 0
     is_fed = False
     failure: Exception | None = None
+    gives_up_at: float | None = None
     with Sender[int, R, S](config, policy, pace, errand) as sender:
         while not is_fed or sender.outstanding:
+            if gives_up_at is not None:
+                if time.monotonic() > gives_up_at:
+                    sender.cancel()
+            elif reason_to_stop and (reason := reason_to_stop()):
+                stopped = failure = TalkableError(reason)
+                is_fed, gives_up_at = True, time.monotonic() + GRACE
+                sender.stop(stopped)
             if not is_fed and (free := room - sender.outstanding - len(results)):
                 full = sender.outstanding + free
                 try:

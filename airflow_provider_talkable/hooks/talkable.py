@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.connection import get_async_connection
@@ -118,7 +118,12 @@ class TalkableHook(BaseHook):
         return result
 
     def refund_many(
-        self, refunds: Iterable[Refund], *, fetch_referral: bool = False, void_referral: bool = False
+        self,
+        refunds: Iterable[Refund],
+        *,
+        fetch_referral: bool = False,
+        void_referral: bool = False,
+        reason_to_stop: Callable[[], str | None] | None = None,
     ) -> Iterator[RefundResult]:
         """Send refunds, several at a time, and yield what became of each, in the same order.
 
@@ -129,12 +134,17 @@ class TalkableHook(BaseHook):
         :param refunds: Taken one by one, as there is room for them.
         :param fetch_referral: Ask for the referral where Talkable answers a refund with the origin alone.
         :param void_referral: Void the referral of whole refunds that Talkable has; it then asks nothing else.
+        :param reason_to_stop: Asked several times a second; once it returns a reason, requests on the wire
+            have ten seconds to end, and nothing more is sent.
+        :raises TalkableError: with that reason, once every refund that was taken has its result.
         """
         from airflow_provider_talkable.client.concurrent import send_many
         from airflow_provider_talkable.client.errands import RefundErrand
 
         errand = RefundErrand(fetch_referral=fetch_referral, void_referral=void_referral)
-        return send_many(self.get_conn().config, self.policy, self.pace, errand, refunds)
+        return send_many(
+            self.get_conn().config, self.policy, self.pace, errand, refunds, reason_to_stop=reason_to_stop
+        )
 
     def update_referral(
         self, origin_slug: str, status: str, *, site_slug: str | None = None
@@ -154,15 +164,27 @@ class TalkableHook(BaseHook):
         update = ReferralUpdate.parse(origin_slug, status=status, site_slug=site)
         return self.get_conn().update_referral(update)
 
-    def update_referrals(self, updates: Iterable[ReferralUpdate]) -> Iterator[ReferralResult]:
+    def update_referrals(
+        self,
+        updates: Iterable[ReferralUpdate],
+        *,
+        reason_to_stop: Callable[[], str | None] | None = None,
+    ) -> Iterator[ReferralResult]:
         """Set many statuses, several at a time, and yield what became of each, in the same order.
 
-        It is paced like :meth:`refund_many`.
+        It is paced, and stopped, like :meth:`refund_many`.
         """
         from airflow_provider_talkable.client.concurrent import send_many
         from airflow_provider_talkable.client.errands import ReferralErrand
 
-        return send_many(self.get_conn().config, self.policy, self.pace, ReferralErrand(), updates)
+        return send_many(
+            self.get_conn().config,
+            self.policy,
+            self.pace,
+            ReferralErrand(),
+            updates,
+            reason_to_stop=reason_to_stop,
+        )
 
     def referrals_as_friend(self, person: str, *, site_slug: str | None = None) -> list[JsonObject]:
         """The referrals in which a person is the friend, the one who bought:

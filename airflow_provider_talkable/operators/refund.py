@@ -12,6 +12,7 @@ from airflow_provider_talkable.links.talkable import TalkableSiteLink
 from airflow_provider_talkable.operators._earlier_tries import EarlierTries
 from airflow_provider_talkable.operators._rendered import as_list_or_one
 from airflow_provider_talkable.operators._report import report
+from airflow_provider_talkable.operators._supervision import Supervision
 from airflow_provider_talkable.protocol.errors import (
     InvalidRefund,
     TalkableConnectionError,
@@ -119,6 +120,7 @@ class TalkableRefundOperator(BaseOperator):
         """Refund, push the results, and fail if an outcome calls for it."""
         from airflow_provider_talkable.hooks.talkable import TalkableHook
 
+        supervision = Supervision(context)
         hook = TalkableHook(self.talkable_conn_id, site_slug=self.site_slug)
         rows = self._rows()
         is_list = isinstance(rows, list)
@@ -127,7 +129,7 @@ class TalkableRefundOperator(BaseOperator):
         if self._sites:
             TalkableSiteLink().push(context, self._sites[0])
             self._base_url = hook.get_conn().config.base_url
-        batch = _Batch(refunds, EarlierTries(context, redact_people=self.redact_people))
+        batch = _Batch(refunds, EarlierTries(context, redact_people=self.redact_people), supervision)
         try:
             batch.send(hook, fetch_referral=self.fetch_referral, void_referral=self.void_referral)
         finally:
@@ -135,7 +137,10 @@ class TalkableRefundOperator(BaseOperator):
             results = batch.results()
             shown = [(r.redacted() if self.redact_people else r).as_dict() for r in results]
             pushed = shown if is_list else shown[0]
-            context["ti"].xcom_push(key="results", value=pushed)
+            if not supervision.is_gone:
+                with supervision.reporting():
+                    context["ti"].xcom_push(key="results", value=pushed)
+        supervision.raise_if_lost()
         report("refunds", results, self.fail_on)
         return pushed
 
@@ -195,9 +200,12 @@ _TAKEN = (Outcome.REFUNDED, Outcome.UNCONFIRMED)
 class _Batch:
     """Refunds on their way: equal ones are sent once, and every one ends in a result."""
 
-    def __init__(self, refunds: list[Refund | RefundResult], tries: EarlierTries) -> None:
+    def __init__(
+        self, refunds: list[Refund | RefundResult], tries: EarlierTries, supervision: Supervision
+    ) -> None:
         self._refunds = refunds
         self._tries = tries
+        self._supervision = supervision
         self._answers: dict[Refund, RefundResult] = {}
         self._on_their_way: set[Refund] = set()
 
@@ -213,13 +221,19 @@ class _Batch:
             log.info("Not sent again after an earlier try of this task: %d", len(self._answers))
         if pending:
             results = hook.refund_many(
-                self._send_off(pending), fetch_referral=fetch_referral, void_referral=void_referral
+                self._send_off(pending),
+                fetch_referral=fetch_referral,
+                void_referral=void_referral,
+                reason_to_stop=self._supervision.reason_to_stop,
             )
             for refund, result in zip(pending, results, strict=True):
-                self._answers[refund] = result
-                self._tries.keep(refund, result)
+                self._keep(refund, result)
         for refund, result in self._judged().items():
-            self._answers[refund] = result
+            self._keep(refund, result)
+
+    def _keep(self, refund: Refund, result: RefundResult) -> None:
+        self._answers[refund] = result
+        with self._supervision.reporting():
             self._tries.keep(refund, result)
 
     def _judged(self) -> dict[Refund, RefundResult]:
@@ -255,6 +269,10 @@ class _Batch:
 
     def _send_off(self, refunds: list[Refund]) -> Iterator[Refund]:
         for refund in refunds:
-            self._tries.will_send(refund)
+            with self._supervision.reporting():
+                self._tries.will_send(refund)
+            if reason := self._supervision.reason_to_stop():
+                self._keep(refund, RefundResult.not_tried(refund, TalkableError(reason)))
+                return
             self._on_their_way.add(refund)
             yield refund

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from airflow_provider_talkable.client.concurrent import Sender
+from airflow_provider_talkable.client.concurrent import GRACE, Sender
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.errands import RefundErrand
 from airflow_provider_talkable.client.pacing import Pace
@@ -45,9 +45,6 @@ from airflow_provider_talkable.sync.snapshot import Snapshot
 from airflow_provider_talkable.sync.summary import Summary
 
 log = logging.getLogger(__name__)
-
-GRACE = 10.0
-"""Seconds that requests on the wire are given to end when the run is stopped."""
 
 _LOOK_UP = 500  # keys in one statement
 _LARGEST_BATCH = 500
@@ -91,6 +88,7 @@ class RefundSync:
     :param pace: How many at once, and how fast.
     :param rules: What else to do.
     :param summary: Where a resumed run goes on counting requests and seconds.
+    :param reason_to_stop: Asked while the run goes on; once it has a reason, the run ends as by :meth:`stop`.
     """
 
     def __init__(
@@ -103,6 +101,7 @@ class RefundSync:
         pace: Pace,
         rules: Rules,
         summary: Summary | None = None,
+        reason_to_stop: Callable[[], str | None] | None = None,
     ) -> None:
         self.summary = summary or Summary()
         self.paused_site: str | None = None
@@ -110,6 +109,7 @@ class RefundSync:
         self._snapshot = snapshot
         self._ledger = ledger
         self._rules = rules
+        self._reason_to_stop = reason_to_stop
         self._streak = _Streak(rules.abort_after)
         self._sender = Sender[Row, Refund, RefundResult](
             config,
@@ -144,7 +144,7 @@ class RefundSync:
     def stop(self, reason: str) -> None:
         """Ask the run to end; may be called from a signal handler.
 
-        Requests on the wire get :data:`GRACE` seconds, the rest becomes ``aborted``.
+        Requests on the wire get ten seconds to end, the rest becomes ``aborted``.
         """
         self._stop_asked = TalkableError(reason)
         self._ledger.hurry()
@@ -209,6 +209,8 @@ class RefundSync:
             if time.monotonic() > self._ended_at + GRACE:
                 self._sender.cancel()
             return
+        if self._stop_asked is None and self._reason_to_stop and (asked := self._reason_to_stop()):
+            self.stop(asked)
         client = self._sender.client
         if reason := self._stop_asked or (None if self.paused_site else client.stopped):
             log.error("The sync stops: %s", reason.args[0])
