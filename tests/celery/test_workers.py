@@ -56,8 +56,13 @@ def sent(deployment: Deployment) -> Counter[str]:
     return Counter(request["path"].split("/")[4].split("-")[0] for request in requests)
 
 
+def growth(deployment: Deployment, before: Counter[str]) -> list[int]:
+    """How many requests were sent for each site since."""
+    return [number - before[site] for site, number in sent(deployment).items()]
+
+
 def test_a_worker_that_is_killed_leaves_nothing_undone(deployment: Deployment) -> None:
-    deployment.airflow.sandbox.dials.latency = 0.4
+    deployment.airflow.sandbox.dials.latency = 0.6
     deployment.command("dags", "trigger", "sites")
     deadline = time.monotonic() + 150
     while len(counts := sent(deployment)) < 4 or min(counts.values()) < 20:
@@ -65,6 +70,12 @@ def test_a_worker_that_is_killed_leaves_nothing_undone(deployment: Deployment) -
         time.sleep(0.1)
     # With the supervisors of two tasks, whose own processes live on in groups of their own.
     deployment.kill("first")
+    before = sent(deployment)
+    while sum(grown := sorted(growth(deployment, before))) < 60:
+        assert time.monotonic() < deadline, deployment.all_logs()
+        time.sleep(0.1)
+    # Those two let end what is on the wire, which at most four requests are, and the other two go on.
+    assert max(grown[:2]) <= 4 < 20 < min(grown[2:])
     deployment.wait_for({"success"}, dag_id="sites", count=4)
     outcomes = outcomes_of(deployment, SITES, in_doubt=True)
     tries = deployment.query("SELECT try_number FROM task_instance WHERE dag_id = 'sites'")
