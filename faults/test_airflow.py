@@ -10,13 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy.engine import URL
 
 from airflow_provider_talkable.sandbox import Dials
 from faults.conftest import Record
 from tests.airflow.deployment import Deployment
-from tests.airflow.four_sites import SITES, deployed, fill
+from tests.airflow.four_sites import SHORT_HEARTBEATS, SITES, deployed, fill, outcomes_of
 
 SEED = 20261123
 
@@ -42,6 +43,15 @@ with DAG("killed", schedule=None):
         retry_delay=timedelta(seconds=1),
     ).expand(site_slug=["ca", "de", "uk", "us"])
 
+with DAG("often_killed", schedule=None):
+    SqlToTalkableRefundOperator.partial(
+        **refunds,
+        parameters={"site": "{{ task.site_slug }}"},
+        max_in_flight=4,
+        retries=60,
+        retry_delay=timedelta(seconds=1),
+    ).expand(site_slug=["ca", "de", "uk", "us"])
+
 with DAG("deferred", schedule=None):
     SqlToTalkableRefundOperator(
         **refunds,
@@ -57,45 +67,16 @@ with DAG("deferred", schedule=None):
 @pytest.fixture
 def airflow(tmp_path: Path, postgres_server: Callable[[], URL]) -> Iterator[Deployment]:
     """A deployment with 200 refunds on each of four sites, each tenth unknown, each fifth partial."""
-    with deployed(DAGS, tmp_path, postgres_server) as deployment:
+    with deployed(DAGS, tmp_path, postgres_server, SHORT_HEARTBEATS) as deployment:
         fill(deployment)
         yield deployment
 
 
-def outcomes_of(airflow: Deployment, sites: tuple[str, ...], *, in_doubt: bool) -> Counter[str]:
-    """Compare ledger and sandbox row by row; return the outcomes.
-
-    :param in_doubt: Whether something was broken that may leave partial refunds in doubt.
-    """
-    ledger = airflow.ledger()
-    assert set(ledger) == {(site, f"r{number}") for site in sites for number in range(200)}
-    sandbox = airflow.airflow.sandbox
-    held = sandbox.talkable.snapshot()
-    refunds = [request["path"] for request in sandbox.requests if request["method"] == "POST"]
-    sent = Counter(path.split("/")[4] for path in refunds)
-    outcomes: Counter[str] = Counter()
-    for (site, key), events in ledger.items():
-        number = int(key[1:])
-        slug = f"{site}-{number}"
-        outcomes[events[-1]] += 1
-        found = (events[-1], held[site].get(slug, {}).get("times_refunded"))
-        if number % 10 == 0:
-            assert found == ("not_found", None), slug
-        elif number % 5 != 1:
-            assert found in {("refunded", 1), ("already_refunded", 1)}, slug
-        else:
-            doubt = {("unconfirmed", 0), ("unconfirmed", 1)} if in_doubt else set()
-            assert found in {("refunded", 1), *doubt}, slug
-            # A 429 may be followed by another request: Talkable has not looked at that one.
-            assert sent[slug] <= 1 or not in_doubt, slug
-    return outcomes
-
-
-def running(airflow: Deployment) -> dict[int, tuple[int, int]]:
+def running(airflow: Deployment, dag_id: str = "killed") -> dict[int, tuple[int, int]]:
     """The try and the process of each mapped task that runs."""
     rows = airflow.query(
         "SELECT map_index, try_number, pid FROM task_instance"
-        " WHERE dag_id = 'killed' AND state = 'running' AND pid IS NOT NULL"
+        f" WHERE dag_id = '{dag_id}' AND state = 'running' AND pid IS NOT NULL"
     )
     return {map_index: (try_number, pid) for map_index, try_number, pid in rows}
 
@@ -149,6 +130,50 @@ def test_killed_and_terminated_at_random_moments(airflow: Deployment, record: Re
         f"{len(killed)} times, {midway} of them while refunds were being sent",
         f"all tasks succeeded with their third try; of 800 refunds {told(outcomes)}; each full one taken "
         "once, each partial one sent at most once",
+    )
+
+
+def test_a_hundred_kills_of_which_a_third_meets_supervisors(airflow: Deployment, record: Record) -> None:
+    sandbox = airflow.airflow.sandbox
+    sandbox.dials.latency = 1.5
+    moments = random.Random(SEED)
+    at_supervisors = moments.sample([True] * 34 + [False] * 66, 100)
+    airflow.command("dags", "trigger", "often_killed")
+    due: dict[tuple[int, int], float] = {}
+    killed: Counter[str] = Counter()
+    midway = 0
+    deadline = time.monotonic() + 1200
+    while at_supervisors:
+        assert time.monotonic() < deadline, (killed, airflow.logs()[-6000:])
+        now = time.monotonic()
+        for site, (number, pid) in running(airflow, "often_killed").items():
+            if not (at_supervisors and is_task(pid) and is_task(supervisor := psutil.Process(pid).ppid())):
+                continue
+            # Most of a second goes by before the first request.
+            if now > due.setdefault((site, number), now + moments.uniform(0.2, 2.5)):
+                due[site, number] = float("inf")
+                of_site = sum(f'"{SITES[site]}"' in request["body"] for request in sandbox.requests)
+                midway += 0 < of_site < 200
+                is_supervisor = at_supervisors.pop()
+                os.kill(supervisor if is_supervisor else pid, signal.SIGKILL)
+                killed["supervisors" if is_supervisor else "tasks"] += 1
+        time.sleep(0.1)
+    sandbox.dials.latency = 0.05
+    airflow.wait_for({"success"}, dag_id="often_killed", count=4)
+    outcomes = outcomes_of(airflow, SITES, in_doubt=True)
+    reported: Counter[str] = Counter()
+    for summary in airflow.summaries("often_killed"):
+        reported += Counter(summary["outcomes"])
+    assert reported == outcomes
+    assert killed == {"tasks": 66, "supervisors": 34}
+    assert midway >= 50
+    record(
+        "Airflow",
+        "SIGKILL at random moments to the process of a running sync task or to its supervisor, four tasks at "
+        f"a time (seed {SEED})",
+        f"66 times a task, 34 times a supervisor, {midway} of them while refunds were being sent",
+        f"all tasks succeeded, and their last tries reported all of it: of 800 refunds {told(outcomes)}; "
+        "each full one taken once, each partial one sent at most once",
     )
 
 

@@ -87,6 +87,7 @@ class Shop:
         pace: Pace | None = None,
         summary: Summary | None = None,
         ledger: Ledger | None = None,
+        reason_to_stop: Callable[[], str | None] | None = None,
         before: Callable[[RefundSync], object] = lambda sync: None,
         **rules: Any,
     ) -> Summary:
@@ -103,6 +104,7 @@ class Shop:
                 pace=pace or Pace(initial_rate=None),
                 rules=Rules(**rules),
                 summary=summary,
+                reason_to_stop=reason_to_stop,
             )
             self.syncs.append(sync)
             before(sync)

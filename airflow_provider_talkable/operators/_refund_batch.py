@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from airflow_provider_talkable.operators._supervision import Supervision
 from airflow_provider_talkable.operators._task_state import KeyedRefund, TaskState
 from airflow_provider_talkable.protocol.errors import TalkableConnectionError, TalkableError
 from airflow_provider_talkable.protocol.outcomes import Outcome
@@ -29,6 +30,7 @@ class RefundBatch:
     :param refunds: What is to be sent, and the results of what cannot be.
     :param state: What earlier tries did.
     :param hook: Sends them.
+    :param supervision: Says whether Airflow still waits for them.
     :param fetch_referral: As :meth:`TalkableHook.refund_many` has it.
     :param void_referral: As :meth:`TalkableHook.refund_many` has it.
     """
@@ -38,6 +40,7 @@ class RefundBatch:
         refunds: Sequence[KeyedRefund | RefundResult],
         state: TaskState,
         hook: TalkableHook,
+        supervision: Supervision,
         *,
         fetch_referral: bool = False,
         void_referral: bool = False,
@@ -45,15 +48,16 @@ class RefundBatch:
         self._refunds = refunds
         self._state = state
         self._hook = hook
+        self._supervision = supervision
         self._fetch_referral = fetch_referral
         self._void_referral = void_referral
         self._answers: dict[KeyedRefund, RefundResult] = {}
         self._on_their_way: set[KeyedRefund] = set()
-        self._reason_to_stop: str | None = None
+        self._stop_asked: str | None = None
 
     def stop(self, reason: str) -> None:
         """Send nothing more; may be called from a signal handler."""
-        self._reason_to_stop = reason
+        self._stop_asked = reason
 
     @property
     def sites(self) -> list[str]:
@@ -75,7 +79,7 @@ class RefundBatch:
                 self._send_off(pending),
                 fetch_referral=self._fetch_referral,
                 void_referral=self._void_referral,
-                reason_to_stop=lambda: self._reason_to_stop,
+                reason_to_stop=self._reason_to_stop,
             )
             # The results first: what ends them comes after the last.
             self._keep_all(zip(results, pending, strict=False))
@@ -86,6 +90,9 @@ class RefundBatch:
         """A result for each refund, in order, also for those that were not sent."""
         return [r if isinstance(r, RefundResult) else self._result(r) for r in self._refunds]
 
+    def _reason_to_stop(self) -> str | None:
+        return self._stop_asked or self._supervision.reason_to_stop()
+
     def _keep_all(self, answers: Iterator[tuple[RefundResult, KeyedRefund]]) -> None:
         try:
             for result, refund in answers:
@@ -95,14 +102,13 @@ class RefundBatch:
             self.stop(f"the task was stopped ({type(error).__name__}: {error})")
             with suppress(TalkableError):
                 for result, refund in answers:
-                    self._answers[refund] = result
-                    with suppress(Exception):
-                        self._state.keep(refund, result)
+                    self._keep(refund, result)
             raise
 
     def _keep(self, refund: KeyedRefund, result: RefundResult) -> None:
         self._answers[refund] = result
-        self._state.keep(refund, result)
+        with self._supervision.reporting():
+            self._state.keep(refund, result)
 
     def _judged(self) -> dict[KeyedRefund, RefundResult]:
         """Refusals that mean something else, now that what became of the order's other refunds is known."""
@@ -134,10 +140,14 @@ class RefundBatch:
     def _send_off(self, refunds: list[KeyedRefund]) -> Iterator[Refund]:
         for refund in refunds:
             try:
-                self._state.will_send(refund)
+                with self._supervision.reporting():
+                    self._state.will_send(refund)
             except BaseException:
                 with suppress(Exception):
                     self._state.keep(refund, self._result(refund))
                 raise
+            if reason := self._reason_to_stop():
+                self._keep(refund, RefundResult.not_tried(refund.refund, TalkableError(reason)))
+                return
             self._on_their_way.add(refund)
             yield refund.refund

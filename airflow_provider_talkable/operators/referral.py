@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_talkable.links.talkable import TalkableSiteLink
 from airflow_provider_talkable.operators._rendered import TextTemplateOperator, as_list_or_one
 from airflow_provider_talkable.operators._report import report
+from airflow_provider_talkable.operators._supervision import Supervision
 from airflow_provider_talkable.protocol.errors import InvalidRefund
 from airflow_provider_talkable.protocol.referrals import (
     ReferralOutcome,
@@ -88,6 +89,7 @@ class TalkableReferralOperator(TextTemplateOperator):
         """Set the statuses, push the results, and fail if an outcome calls for it."""
         from airflow_provider_talkable.hooks.talkable import TalkableHook
 
+        supervision = Supervision(context)
         hook = TalkableHook(
             self.talkable_conn_id,
             site_slug=self.site_slug or None,
@@ -101,7 +103,9 @@ class TalkableReferralOperator(TextTemplateOperator):
         is_list = isinstance(given, list)
         slugs = given if isinstance(given, list) else [given]
         updates = [_update(slug, status, site) for slug in slugs]
-        sent = iter(list(hook.update_referrals(u for u in updates if isinstance(u, ReferralUpdate))))
+        valid = (update for update in updates if isinstance(update, ReferralUpdate))
+        sent = iter(list(hook.update_referrals(valid, reason_to_stop=supervision.reason_to_stop)))
+        supervision.raise_if_lost()
         results = [next(sent) if isinstance(update, ReferralUpdate) else update for update in updates]
         shown = [(r.redacted() if self.redact_people else r).as_dict() for r in results]
         pushed = shown if is_list else shown[0]

@@ -17,6 +17,7 @@ from airflow_provider_talkable.operators._given_refunds import (
 from airflow_provider_talkable.operators._refund_batch import RefundBatch
 from airflow_provider_talkable.operators._rendered import TextTemplateOperator
 from airflow_provider_talkable.operators._report import report
+from airflow_provider_talkable.operators._supervision import Supervision
 from airflow_provider_talkable.operators._task_state import TaskState
 from airflow_provider_talkable.operators._warehouse import task_run
 from airflow_provider_talkable.protocol.errors import InvalidRefund
@@ -165,6 +166,7 @@ class TalkableRefundOperator(TextTemplateOperator):
 
     def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:
         """Refund, push the results, and fail if an outcome calls for it."""
+        supervision = Supervision(context)
         # Before anything can fail: it notes that the task has begun.
         state = None if self.ledger_conn_id else self._task_state(context)
         hook = self._hook()
@@ -173,9 +175,9 @@ class TalkableRefundOperator(TextTemplateOperator):
         rows = rows if self._is_list else [rows]
         with ExitStack() as opened:
             self._batch = batch = (
-                self._through_task_state(rows, hook, state)
+                self._through_task_state(rows, hook, state, supervision)
                 if state
-                else self._through_ledger(rows, hook, context, opened)
+                else self._through_ledger(rows, hook, context, supervision, opened)
             )
             self._sites = batch.sites
             if self._sites:
@@ -187,16 +189,20 @@ class TalkableRefundOperator(TextTemplateOperator):
                 batch.send()
             finally:
                 # Whatever ends the sending, a timeout of Airflow's included, what was learned is kept.
-                pushed = self._push(context, batch.results())
+                pushed = self._push(context, batch.results(), supervision)
+        supervision.raise_if_lost()
         report("refunds", batch.results(), self.fail_on)
         return pushed
 
     def _push(
-        self, context: Context, results: Sequence[RefundResult]
+        self, context: Context, results: Sequence[RefundResult], supervision: Supervision
     ) -> dict[str, Any] | list[dict[str, Any]]:
         shown = [(r.redacted() if self.redact_people else r).as_dict() for r in results]
         pushed = shown if self._is_list else shown[0]
-        context["ti"].xcom_push(key="results", value=pushed)
+        # Where nobody waits for it, it would stand in the place of the retry's.
+        if not supervision.is_gone:
+            with supervision.reporting():
+                context["ti"].xcom_push(key="results", value=pushed)
         return pushed
 
     def _task_state(self, context: Context) -> TaskState:
@@ -236,14 +242,26 @@ class TalkableRefundOperator(TextTemplateOperator):
             max_rate=self.max_rate,
         )
 
-    def _through_task_state(self, rows: Sequence[Any], hook: TalkableHook, state: TaskState) -> RefundBatch:
+    def _through_task_state(
+        self, rows: Sequence[Any], hook: TalkableHook, state: TaskState, supervision: Supervision
+    ) -> RefundBatch:
         given = without_ambiguous(self._read_all(keyed_refund, rows, hook))
         return RefundBatch(
-            given, state, hook, fetch_referral=self.fetch_referral, void_referral=self.void_referral
+            given,
+            state,
+            hook,
+            supervision,
+            fetch_referral=self.fetch_referral,
+            void_referral=self.void_referral,
         )
 
     def _through_ledger(
-        self, rows: Sequence[Any], hook: TalkableHook, context: Context, opened: ExitStack
+        self,
+        rows: Sequence[Any],
+        hook: TalkableHook,
+        context: Context,
+        supervision: Supervision,
+        opened: ExitStack,
     ) -> RefundList:
         from airflow_provider_talkable.sync.ledger import Ledger
         from airflow_provider_talkable.sync.refund_list import RefundList
@@ -265,6 +283,7 @@ class TalkableRefundOperator(TextTemplateOperator):
             pace=hook.pace,
             fetch_referral=self.fetch_referral,
             void_referral=self.void_referral,
+            reason_to_stop=supervision.reason_to_stop,
         )
 
     def _read_all(

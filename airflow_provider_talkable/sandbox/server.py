@@ -29,6 +29,9 @@ class Unrouted(Exception):
     """The path is none of the API's."""
 
 
+_TURNS_TO_ACCEPT = 3
+
+
 class Sandbox:
     """A local Talkable on a port of this machine, in a thread of its own while it is entered.
 
@@ -110,7 +113,13 @@ class Sandbox:
     async def stop(self) -> None:
         """Stop listening; answers under way have a second to end."""
         if self._runner:
+            server = self._runner.server
             await self._runner.cleanup()
+            if server:
+                # A connection that was accepted last becomes one of the server's some turns later.
+                for _ in range(_TURNS_TO_ACCEPT):
+                    await asyncio.sleep(0)
+                await server.shutdown(0)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = urlsplit(request.raw_path).path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.pacing import Pace
@@ -41,6 +41,7 @@ class RefundList:
     :param pace: How many at once, and how fast.
     :param fetch_referral: As :class:`Rules` has it.
     :param void_referral: As :class:`Rules` has it.
+    :param reason_to_stop: As :class:`RefundSync` has it.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class RefundList:
         pace: Pace,
         fetch_referral: bool = False,
         void_referral: bool = False,
+        reason_to_stop: Callable[[], str | None] | None = None,
     ) -> None:
         self._rows = rows
         self._results: dict[Key, RefundResult] = {}
@@ -66,6 +68,7 @@ class RefundList:
             # All of a list is tried, however it fails.
             rules=Rules(abort_after=sys.maxsize, fetch_referral=fetch_referral, void_referral=void_referral),
             on_result=self._keep,
+            reason_to_stop=reason_to_stop,
         )
 
     @property

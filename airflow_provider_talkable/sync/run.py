@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from airflow_provider_talkable.client.concurrent import Sender
+from airflow_provider_talkable.client.concurrent import GRACE, Sender
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.errands import RefundErrand
 from airflow_provider_talkable.client.pacing import Pace
@@ -27,9 +27,6 @@ from airflow_provider_talkable.sync.snapshot import Snapshot
 from airflow_provider_talkable.sync.summary import Summary
 
 log = logging.getLogger(__name__)
-
-GRACE = 10.0
-"""Seconds that requests on the wire are given to end when the run is stopped."""
 
 _LARGEST_BATCH = 500
 _TICK = 0.25  # seconds after which finished refunds are recorded whatever their number
@@ -73,6 +70,7 @@ class RefundSync:
     :param rules: What else to do.
     :param summary: Where a resumed run goes on counting requests and seconds.
     :param on_result: Called with each row that has come to a result, or had come to it before.
+    :param reason_to_stop: Asked while the run goes on; once it has a reason, the run ends as by :meth:`stop`.
     """
 
     def __init__(
@@ -86,12 +84,14 @@ class RefundSync:
         rules: Rules,
         summary: Summary | None = None,
         on_result: Callable[[Row, RefundResult], None] | None = None,
+        reason_to_stop: Callable[[], str | None] | None = None,
     ) -> None:
         self.summary = summary or Summary()
         self.paused_site: str | None = None
         """The site that is throttled, if the run is to be resumed later."""
         self._snapshot = snapshot
         self._ledger = ledger
+        self._reason_to_stop = reason_to_stop
         ledger.longest_sending = longest_sending(config.timeout, policy, pace)
         self._is_pausing = rules.pause_when_throttled
         self._records = Records(ledger, self.summary, on_result)
@@ -126,7 +126,7 @@ class RefundSync:
     def stop(self, reason: str) -> None:
         """Ask the run to end; may be called from a signal handler.
 
-        Requests on the wire get :data:`GRACE` seconds, the rest becomes ``aborted``.
+        Requests on the wire get ten seconds to end, the rest becomes ``aborted``.
         """
         self._stop_asked = TalkableError(reason)
         self._ledger.hurry()
@@ -194,6 +194,8 @@ class RefundSync:
             if time.monotonic() > self._ended_at + GRACE:
                 self._sender.cancel()
             return
+        if self._stop_asked is None and self._reason_to_stop and (asked := self._reason_to_stop()):
+            self.stop(asked)
         client = self._sender.client
         if reason := self._stop_asked or (None if self.paused_site else client.stopped):
             log.error("The sync stops: %s", reason.args[0])

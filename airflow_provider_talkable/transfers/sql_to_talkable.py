@@ -11,6 +11,7 @@ from airflow.providers.common.compat.sdk import Asset, conf
 
 from airflow_provider_talkable.links.talkable import TalkableLedgerLink, TalkableSiteLink
 from airflow_provider_talkable.operators._rendered import as_list_or_one
+from airflow_provider_talkable.operators._supervision import Supervision
 from airflow_provider_talkable.operators._warehouse import WarehouseOperator
 from airflow_provider_talkable.operators.refund import LOSSES
 from airflow_provider_talkable.protocol.errors import (
@@ -183,6 +184,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         from airflow_provider_talkable.sync.snapshot import Snapshot
         from airflow_provider_talkable.sync.summary import Summary
 
+        supervision = Supervision(context)
         rules, is_preview = self._rules(), _boolean("preview", self.preview)
         hook = self._hook()
         # Whatever is wrong with the connections shows before the warehouse is asked for rows.
@@ -219,21 +221,26 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
                 pace=hook.pace,
                 rules=rules,
                 summary=Summary(**carried),
+                reason_to_stop=supervision.reason_to_stop,
             )
-            return self._send(context, self._sync, ledger.writer)
+            return self._send(context, self._sync, ledger.writer, supervision)
 
-    def _send(self, context: Context, sync: RefundSync, writer: str) -> dict[str, Any]:
+    def _send(
+        self, context: Context, sync: RefundSync, writer: str, supervision: Supervision
+    ) -> dict[str, Any]:
         if self._is_killed:
             self.on_kill()
         stopped: BaseException | None = None
         try:
             stopped = sync.run()
         finally:
-            # Whatever ends it, a timeout of Airflow's included, what was learned is kept.
-            if not sync.paused_site:
+            # Whatever ends it, a timeout of Airflow's included, what was learned is kept. Where nobody waits
+            # for it, the ledger has it, and a summary would stand in the place of the retry's.
+            if not (sync.paused_site or supervision.is_gone):
                 summary = self._tell(context, sync.summary)
         if stopped:
             raise stopped
+        supervision.raise_if_lost()
         if sync.paused_site:
             self._defer(sync, writer)
         self._judge(sync.summary, sync.retry_after)

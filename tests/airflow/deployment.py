@@ -93,13 +93,18 @@ class Deployment:
         }
         return {name: value for name, value in variables.items() if value is not None}
 
-    def start(self, *arguments: str) -> None:
+    def start(self, *arguments: str, name: str | None = None) -> None:
+        """Start a component.
+
+        :param name: Of the process and its log; default: the component's.
+        """
+        name = name or arguments[0]
         command = [sys.executable, "-m", "airflow", *arguments]
-        if arguments[0] in ("scheduler", "triggerer"):
+        if arguments[0] in ("scheduler", "triggerer", "celery"):
             # The logs lie on this machine; what serves them would listen on all of its addresses.
             command.append("--skip-serve-logs")
-        with (self.airflow.home / f"{arguments[0]}.log").open("ab") as log:
-            self.processes[arguments[0]] = subprocess.Popen(
+        with (self.airflow.home / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
 

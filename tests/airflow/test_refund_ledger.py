@@ -127,7 +127,10 @@ def test_an_amount_that_reaches_the_orders_refunds_it_all(shop: Sandbox, ledger_
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"origin_slug": "A", "refund_subtotal": 5}, "^refund_key=None: is missing; a part of an order needs"),
+        (
+            {"origin_slug": "A", "refund_subtotal": 5},
+            "^refund_key=None: is missing; a part of an",
+        ),
         ({"refunds": {"origin_slug": "A", "refund_subtotal": 5}}, "^refund_key=None"),
         ({"origin_slug": ["A", "B"], "order_subtotal": 5}, "^order_subtotal=5: goes with one"),
         ({"origin_slug": ["A", "B"], "refund_key": "r"}, "^refund_key='r': goes with one"),

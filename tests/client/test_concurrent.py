@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_talkable import Outcome, Refund, RefundResult, TalkableAuthError, TalkableError
+from airflow_provider_talkable.client import concurrent
 from airflow_provider_talkable.client.concurrent import Sender, send_many
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.errands import RefundErrand
@@ -46,6 +47,49 @@ def sender(
     config = ClientConfig.parse(host=sandbox.url, api_key=KEY)
     policy = RetryPolicy(throttle_patience=throttle_patience)
     return Sender(config, policy, pace, RefundErrand(), **more)
+
+
+def test_a_reason_to_stop_lets_what_is_on_the_wire_end(sandbox: Sandbox) -> None:
+    refunds = orders(100)
+    register(sandbox, refunds)
+    sandbox.dials.latency = 1
+    config = ClientConfig.parse(host=sandbox.url, api_key=KEY)
+    pace = Pace(max_in_flight=4, initial_rate=None)
+
+    def reason() -> str | None:
+        return "enough" if len(sandbox.requests) == 4 else None
+
+    sending = send_many(config, RetryPolicy(), pace, RefundErrand(), refunds, reason_to_stop=reason)
+    # Sixteen are taken at a time.
+    found = Counter(next(sending).outcome for _ in range(16))
+    assert found == {Outcome.REFUNDED: 4, Outcome.ABORTED: 12}
+    with pytest.raises(TalkableError, match=r"^enough$"):
+        next(sending)
+    assert len(sandbox.requests) == 4
+
+
+def test_what_does_not_end_in_time_after_a_reason_to_stop_is_given_up(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refunds = orders(3)
+    register(sandbox, refunds)
+    sandbox.dials.latency = 30
+    monkeypatch.setattr(concurrent, "GRACE", 0.3)
+    config = ClientConfig.parse(host=sandbox.url, api_key=KEY)
+    pace = Pace(max_in_flight=2, initial_rate=None)
+    sending = send_many(
+        config,
+        RetryPolicy(),
+        pace,
+        RefundErrand(),
+        refunds,
+        reason_to_stop=lambda: "enough" if len(sandbox.requests) == 2 else None,
+    )
+    started = time.monotonic()
+    assert [next(sending).outcome for _ in range(3)] == ["failed", "failed", "aborted"]
+    with pytest.raises(TalkableError, match=r"^enough$"):
+        next(sending)
+    assert time.monotonic() - started < 15
 
 
 def test_results_come_in_the_order_of_the_refunds(sandbox: Sandbox) -> None:

@@ -40,7 +40,9 @@ def entries(shop: Shop) -> dict[tuple[str, str], dict[str, Any]]:
     """The ledger, but for what says when it was written."""
     return {
         (entry["refund_key"], entry["event"]): {
-            name: value for name, value in entry.items() if name not in ("entry_id", "logged_at", *NOT_TOLD)
+            name: value
+            for name, value in entry.items()
+            if name not in ("entry_id", "logged_at", "sending_until", *NOT_TOLD)
         }
         for entry in shop.ledger()
     }
@@ -48,6 +50,7 @@ def entries(shop: Shop) -> dict[tuple[str, str], dict[str, Any]]:
 
 # What only some generations tell.
 NOT_TOLD = (
+    "entry_id", "logged_at", "sending_until",
     "order_subtotal", "partially_refunded", "counted_subtotal", "sent_subtotal", "origin_id",
     "reward_known_by",
 )  # fmt: skip

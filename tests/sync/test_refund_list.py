@@ -122,7 +122,10 @@ def test_what_was_not_sent_when_it_is_stopped_is_aborted_and_sent_by_the_next_tr
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"origin_slug": "A", "refund_subtotal": 5}, "^refund_key=None: is missing; a part of an order needs"),
+        (
+            {"origin_slug": "A", "refund_subtotal": 5},
+            "^refund_key=None: is missing; a part of an",
+        ),
         ({"origin_slug": "A", "refund_subtotal": 5, "refund_key": None}, "^refund_key=None: is missing"),
         ({"origin_slug": "A", "refund_key": 1.5}, r"^refund_key=1\.5"),
         ({"origin_slug": ""}, "^origin_slug=''"),

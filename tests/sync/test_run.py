@@ -421,6 +421,20 @@ def test_stopped_from_outside_what_is_on_the_wire_is_recorded(shop: Shop) -> Non
     assert Counter(shop.states().values()) == {"refunded": 4, "aborted": 46}
 
 
+def test_a_reason_to_stop_is_asked_for_while_answers_are_waited_for(shop: Shop) -> None:
+    slugs = [f"order-{n}" for n in range(50)]
+    shop.order(*slugs)
+    shop.refund(*((slug, slug, None, "5") for slug in slugs))
+    shop.sandbox.dials.latency = 2
+    summary = shop.sync(
+        pace=Pace(max_in_flight=4, initial_rate=None),
+        reason_to_stop=lambda: "nobody waits for it" if len(shop.sandbox.requests) == 4 else None,
+    )
+    assert summary.stopped == "nobody waits for it"
+    assert Counter(shop.states().values()) == {"refunded": 4, "aborted": 46}
+    assert len(shop.sandbox.requests) == 4
+
+
 def test_what_does_not_end_in_time_after_a_stop_is_in_doubt(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
