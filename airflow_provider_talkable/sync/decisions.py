@@ -79,6 +79,16 @@ class Entry:
         return self.entry_id[TICKS:]
 
     @property
+    def ticks(self) -> int:
+        """When it was written; an entry about another one sorts right after it, one tick later."""
+        return int(self.entry_id[:TICKS], 16)
+
+    @property
+    def is_notice(self) -> bool:
+        """Whether a run says of another one's ``submitted`` that it is in doubt; it sent nothing itself."""
+        return self.event == Outcome.UNCONFIRMED and self.attempts == 0
+
+    @property
     def is_whole(self) -> bool:
         """Whether it refunded the whole order."""
         return is_whole(self.refund_subtotal, self.order_subtotal)
@@ -146,15 +156,27 @@ class History:
         """Read the entries of one key, oldest first."""
         standing = newest = None
         doubts: dict[str, Entry] = {}
+        # A notice stands until the run that is in doubt says itself that it sent nothing, before it or after.
+        notices: dict[str, Entry] = {}
+        unsent: set[int] = set()
         for newest in entries:
             if newest.event == SUBMITTED:
                 doubts[newest.writer] = newest
             elif newest.event in _NOTHING_HAPPENED or newest.attempts is None:
                 # Of what another run may be sending at this time it says nothing.
-                doubts.pop(newest.writer, None)
+                notices.pop(newest.writer, None)
+                if doubt := doubts.pop(newest.writer, None):
+                    unsent.add(doubt.ticks)
+            elif newest.is_notice and newest.ticks - 1 in unsent:
+                continue
+            elif newest.is_notice and doubts:
+                notices.update(dict.fromkeys(doubts, newest))
+                doubts.clear()
             elif newest.event not in _OF_THE_ROW:
                 standing = newest
                 doubts.clear()
+                notices.clear()
+        standing = next(iter(notices.values()), standing)
         return cls(standing, next(iter(doubts.values()), None), newest)
 
 

@@ -118,9 +118,10 @@ class Intake:
         looks for the other's: at most one of them sends, and a partial refund is sent at most once.
 
         :param submitted: The ids of the entries that this run has written of them.
+        :raises LedgerError: if the ledger does not show those.
         """
-        partial = [row for row in batch if not row.is_whole]
-        histories = self._ledger.histories(partial, without=frozenset(submitted))
+        own = {entry_id: row for row, entry_id in zip(batch, submitted, strict=True) if not row.is_whole}
+        histories = self._ledger.histories(list(own.values()), beside=own.keys())
         kept = []
         for row, entry_id in zip(batch, submitted, strict=True):
             history = histories.get((row.site_slug, row.refund_key), History())
@@ -130,6 +131,9 @@ class Intake:
             match decision:
                 case Send():
                     kept.append(row)
+                case Skip(entry) if entry.is_notice:
+                    # Somebody may act on it by now.
+                    self._records.note(row, Outcome.ABORTED, _CONTESTED, after=entry.entry_id)
                 case Skip(entry):
                     self._records.give_way(row, entry, after=entry_id)
                 case Note():

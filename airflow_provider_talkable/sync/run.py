@@ -85,6 +85,7 @@ class RefundSync:
         self.summary = summary or Summary()
         self.paused_site: str | None = None
         """The site that is throttled, if the run is to be resumed later."""
+        self.summary.ledger_created |= ledger.is_new
         self._snapshot = snapshot
         self._ledger = ledger
         self._is_pausing = rules.pause_when_throttled

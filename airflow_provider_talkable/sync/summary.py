@@ -38,6 +38,7 @@ class Summary:
     :param failures: The first twenty refunds that failed, with the reason.
     :param site_problems: What is wrong with whole sites, by site: its refunds cannot be settled.
     :param stopped: Why the run stopped before its end.
+    :param ledger_created: Whether there was no ledger before: then none of the refunds was known.
     """
 
     rows: int = 0
@@ -58,6 +59,7 @@ class Summary:
     failures: list[dict[str, str]] = field(default_factory=list)
     site_problems: dict[str, str] = field(default_factory=dict)
     stopped: str | None = None
+    ledger_created: bool = False
 
     @property
     def done(self) -> int:
@@ -125,6 +127,10 @@ class Summary:
             f"{came_to}; {self.rows} rows in all",
             f"{took}, {self.throttled_requests} of them throttled (429)",
             *self._timeliness(),
+            *(
+                ["The ledger was made in this run: it knew of no refund that was sent before"]
+                * self.ledger_created
+            ),
             *self.site_problems.values(),
             *failures,
         ]
