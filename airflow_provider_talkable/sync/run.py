@@ -31,6 +31,9 @@ GRACE = 10.0
 """Seconds that requests on the wire are given to end when the run is stopped."""
 
 _LARGEST_BATCH = 500
+# Times as many as may be on the wire. Fewer, and the ledger holds up the sending.
+_PARTS_AHEAD = 1.5
+_PARTS_TICK = 0.04  # seconds between two writings of partial refunds that wait for their turn
 _TICK = 0.25  # seconds after which finished refunds are recorded whatever their number
 
 
@@ -91,7 +94,12 @@ class RefundSync:
         self._is_pausing = rules.pause_when_throttled
         self._records = Records(ledger, self.summary)
         self._intake = Intake(
-            snapshot, ledger, self._records, resend=rules.resend, void_referral=rules.void_referral
+            snapshot,
+            ledger,
+            self._records,
+            resend=rules.resend,
+            void_referral=rules.void_referral,
+            most_parts=int(_PARTS_AHEAD * pace.max_in_flight),
         )
         self._sender = Sender[Row, Refund, RefundResult](
             config,
@@ -162,6 +170,7 @@ class RefundSync:
         """Decide, hand over and record, a little of each in turn, until all is done."""
         intake = self._intake
         while True:
+            began = time.monotonic()
             self._look_for_reasons_to_stop()
             size = self._batch_size()
             is_paused = self.paused_site is not None
@@ -177,7 +186,12 @@ class RefundSync:
             if has_room and intake.is_held:
                 # Then there is nothing to do before the next answer.
                 until = min(until, max(0, self._sender.unfinished - 1))
-            self._keep_all(self._sender.take(until=until, timeout=_TICK))
+            timeout = _TICK
+            if has_room and intake.is_full:
+                # A slow ledger goes on at once, a fast one is not asked for each refund alone.
+                until = min(until, max(0, self._sender.outstanding - max(1, self._max_in_flight * 3 // 4)))
+                timeout = max(0.0, began + _PARTS_TICK - time.monotonic())
+            self._keep_all(self._sender.take(until=until, timeout=timeout))
 
     def _look_for_reasons_to_stop(self) -> None:
         if self._ended_at:
