@@ -120,7 +120,7 @@ def values_of_settlement(row: Row, event: Settlement, history: History, by: str,
     """
     return values_of(row, event.value) | {
         "attempts": 0,
-        "settles": " ".join(doubt.entry_id for doubt in history.doubts) or None,
+        "settles": " ".join(doubt.entry_id for doubt in (*history.doubts, *history.noticed)) or None,
         "settled_by": storable(by),
         "settled_note": storable(note),
     }

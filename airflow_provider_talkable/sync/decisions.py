@@ -150,7 +150,9 @@ def _decide_named(row: Row, history: History, now: datetime, writer: str) -> Dec
 
 def _in_doubt(history: History, message: str = _IN_DOUBT) -> Note:
     """Hold a partial refund that Talkable may have, or may be about to get."""
-    doubt, standing = history.doubt, history.standing
+    # After the last of them: a notice before one would not be about it.
+    doubt = max(history.doubts, key=lambda entry: entry.entry_id, default=None)
+    standing = history.standing
     if doubt and standing and standing.entry_id > doubt.entry_id:
         # A clock was behind. What is noted right after the doubt would be hidden by what stands.
         doubt = None

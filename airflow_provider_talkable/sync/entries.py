@@ -93,11 +93,21 @@ class Entry:
         return self.entry_id[TICKS:]
 
     @property
+    def ticks(self) -> int:
+        """When it was written; an entry about another one sorts right after it, one tick later."""
+        return int(self.entry_id[:TICKS], 16)
+
+    @property
+    def is_notice(self) -> bool:
+        """Whether a run says of another one's ``submitted`` that it is in doubt; it sent nothing itself."""
+        return self.event == Outcome.UNCONFIRMED and self.attempts == 0
+
+    @property
     def sent_until(self) -> datetime:
         """Until when the run that wrote it may be sending, also where an earlier version wrote it."""
         if self.sending_until is not None:
             return self.sending_until
-        written_at = datetime.fromtimestamp(int(self.entry_id[:TICKS], 16) / 1e9, UTC)
+        written_at = datetime.fromtimestamp(self.ticks / 1e9, UTC)
         return written_at + longest_sending()
 
     @property
@@ -171,6 +181,7 @@ class History:
 
     :param standing: The newest that says what Talkable made of it.
     :param doubts: Each run's ``submitted`` after it, if nothing says what became of that.
+    :param noticed: The doubts of which another run has said that they are: the standing entry is its notice.
     :param newest: The newest entry of all.
     :param unanswered: Each run's ``submitted`` after which that run itself has written nothing; it may be
         alive whatever others have written.
@@ -180,6 +191,7 @@ class History:
     doubts: tuple[Entry, ...] = ()
     newest: Entry | None = None
     unanswered: tuple[Entry, ...] = ()
+    noticed: tuple[Entry, ...] = ()
 
     @property
     def doubt(self) -> Entry | None:
@@ -197,6 +209,9 @@ class History:
         standing = newest = None
         doubts: dict[str, Entry] = {}
         unanswered: dict[str, Entry] = {}
+        # A notice stands until the run that is in doubt says itself that it sent nothing, before it or after.
+        notices: dict[str, tuple[Entry, Entry]] = {}
+        unsent: set[int] = set()
         for newest in entries:
             if newest.event == SUBMITTED:
                 doubts[newest.writer] = unanswered[newest.writer] = newest
@@ -204,13 +219,26 @@ class History:
             unanswered.pop(newest.writer, None)
             if newest.event in NOTHING_HAPPENED or newest.attempts is None:
                 # Of what another run may be sending at this time it says nothing.
-                doubts.pop(newest.writer, None)
+                notices.pop(newest.writer, None)
+                if doubt := doubts.pop(newest.writer, None):
+                    unsent.add(doubt.ticks)
+            elif newest.is_notice and newest.ticks - 1 in unsent:
+                continue
+            elif newest.is_notice and doubts:
+                notices |= {writer: (doubt, newest) for writer, doubt in doubts.items()}
+                doubts.clear()
             elif newest.event in SETTLED:
                 standing = newest
                 # Of a run that began after the refund was looked up it says nothing.
                 ended = (newest.settles or "").split()
                 doubts = {writer: doubt for writer, doubt in doubts.items() if doubt.entry_id not in ended}
+                notices = {writer: both for writer, both in notices.items() if both[0].entry_id not in ended}
             elif newest.event not in OF_THE_ROW:
                 standing = newest
                 doubts.clear()
-        return cls(standing, tuple(doubts.values()), newest, tuple(unanswered.values()))
+                notices.clear()
+        noticed = tuple(doubt for doubt, _ in notices.values())
+        for _, notice in notices.values():
+            standing = notice
+            break
+        return cls(standing, tuple(doubts.values()), newest, tuple(unanswered.values()), noticed)

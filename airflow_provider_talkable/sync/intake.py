@@ -31,6 +31,8 @@ class Intake:
     :param resend: Outcomes to try again although they are settled or held.
     :param resend_keys: Refunds to send again whatever holds them, unless Talkable has them.
     :param void_referral: Whether referrals are voided.
+    :param most_parts: How many partial refunds may be without their outcome in the ledger at a time: a kill
+        leaves these in doubt.
     """
 
     def __init__(
@@ -42,11 +44,14 @@ class Intake:
         resend: AbstractSet[Outcome],
         resend_keys: AbstractSet[str],
         void_referral: bool,
+        most_parts: int,
     ) -> None:
         self.is_read = False
         """Whether all rows are decided on."""
         self.is_held = False
         """Whether nothing can be sent before the next answer."""
+        self.is_full = False
+        """Whether partial refunds wait, since as many as may be are under way."""
         self._snapshot = snapshot
         self._ledger = ledger
         self._records = records
@@ -55,6 +60,8 @@ class Intake:
         self._void_referral = void_referral
         self._undecided: deque[Row] = deque()
         self._decided: deque[Row] = deque()
+        self._most_parts = most_parts
+        self._parts_under_way = 0
         self._orders_under_way: set[Key] = set()
 
     def __len__(self) -> int:
@@ -93,26 +100,35 @@ class Intake:
         """
         batch: list[Row] = []
         waiting: list[Row] = []
+        behind: set[Key] = set()
         while self._decided and len(batch) < size and len(waiting) < _LOOK_UP:
             row = self._decided.popleft()
             lane = closed.get(row.site_slug)
             if reason := ending or (lane and lane.closed):
                 self._leave(row, reason, is_throttled=not ending and bool(lane and lane.is_out_of_patience))
-            elif (order := (row.site_slug, row.origin_slug)) in self._orders_under_way:
+            elif (order := (row.site_slug, row.origin_slug)) in self._orders_under_way or order in behind:
                 waiting.append(row)
+            elif not row.is_whole and self._parts_under_way >= self._most_parts:
+                waiting.append(row)
+                behind.add(order)
             else:
                 self._orders_under_way.add(order)
+                self._parts_under_way += not row.is_whole
                 batch.append(row)
         self._decided.extendleft(reversed(waiting))
-        self.is_held = bool(waiting) and not batch
+        self.is_full = bool(behind)
+        self.is_held = bool(waiting) and not batch and not behind
         return batch
 
     def take_back(self, batch: Iterable[Row]) -> None:
         """Rows that were chosen and not handed over wait again."""
+        for row in batch:
+            self.is_answered(row)
         self._decided.extendleft(batch)
 
     def is_answered(self, row: Row) -> None:
         """Let the next refund of the order have its turn."""
+        self._parts_under_way -= not row.is_whole
         self._orders_under_way.discard((row.site_slug, row.origin_slug))
 
     def without_contested(self, batch: Sequence[Row], submitted: Sequence[str]) -> list[Row]:
@@ -122,9 +138,10 @@ class Intake:
         looks for the other's: at most one of them sends, and a partial refund is sent at most once.
 
         :param submitted: The ids of the entries that this run has written of them.
+        :raises LedgerError: if the ledger does not show those.
         """
-        partial = [row for row in batch if not row.is_whole]
-        histories = self._ledger.histories(partial, without=frozenset(submitted))
+        own = {entry_id: row for row, entry_id in zip(batch, submitted, strict=True) if not row.is_whole}
+        histories = self._ledger.histories(list(own.values()), beside=own.keys())
         kept = []
         for row, entry_id in zip(batch, submitted, strict=True):
             history = histories.get((row.site_slug, row.refund_key), History())
@@ -134,6 +151,10 @@ class Intake:
             match decision:
                 case Send():
                     kept.append(row)
+                case Skip(entry) if entry.is_notice:
+                    # Somebody may act on it by now.
+                    last = max(entry_id, entry.entry_id)
+                    self._records.note(row, Outcome.ABORTED, _CONTESTED, after=last)
                 case Skip(entry):
                     self._records.give_way(row, entry, after=entry_id)
                 case Note():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +15,7 @@ from sqlalchemy import Table, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql import ColumnElement
 
+from airflow_provider_talkable.protocol.errors import LedgerError
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.sync.columns import (
     OF_OUTCOMES,
@@ -32,6 +34,8 @@ from airflow_provider_talkable.sync.lookups import Lookups
 from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.tables import OwnTable
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -90,10 +94,24 @@ class Ledger:
 
         :param create: Whether to do so. Otherwise a missing table reads as empty.
         :return: Whether it is there.
-        :raises LedgerError: if another table has that name, or the database does not let it.
+        :raises LedgerError: if another table has that name, the database does not let it, or the table is
+            not there once it was made.
         """
         self._exists = self._own.open(create=create)
+        if self.is_new:
+            place = self._engine.url.set(username=None, password=None, query={})
+            log.warning(
+                "There was no ledger %s in %s: it is made, and knows of no refund that was sent before. If "
+                "there should be one, check ledger_conn_id, ledger_schema and ledger_table",
+                self.name,
+                place,
+            )
         return self._exists
+
+    @property
+    def is_new(self) -> bool:
+        """Whether :meth:`open` has made the table."""
+        return self._own.is_new
 
     def read(self, reading: Callable[[Connection, Table], T]) -> T:
         """Read from the table with a connection, again from the beginning while the database is gone.
@@ -114,21 +132,26 @@ class Ledger:
         """There is no time left to wait for a database that is gone."""
         self._own.stopping = True
 
-    def histories(
-        self, rows: Sequence[Row], *, without: AbstractSet[str] = frozenset()
-    ) -> dict[Key, History]:
+    def histories(self, rows: Sequence[Row], *, beside: AbstractSet[str] = frozenset()) -> dict[Key, History]:
         """What is known of the rows' keys; of new ones nothing.
 
         :param rows: At most a few hundred: their keys go into one statement for each site.
-        :param without: The ids of entries that are not looked at.
+        :param beside: The ids of entries of these keys that were written before, and are not looked at.
+        :raises LedgerError: if it does not show one of those: then it may hide others as well.
         """
         if not self._exists:
             return {}
         found = self._read(lambda connection: self._lookups.entries(connection, rows))
         for entries in found.values():
             self._ticks = max(self._ticks, int(entries[-1].entry_id[:TICKS], 16))
+        if beside and not beside <= {entry.entry_id for entries in found.values() for entry in entries}:
+            raise LedgerError(
+                f"The ledger {self.name} does not show what was just written to it, as where reads come from "
+                "a copy that lags behind: what other runs have sent is not known, so nothing more is sent; "
+                "give ledger_conn_id a connection that reads where it writes"
+            )
         return {
-            key: History.of(entry for entry in entries if entry.entry_id not in without)
+            key: History.of(entry for entry in entries if entry.entry_id not in beside)
             for key, entries in found.items()
         }
 

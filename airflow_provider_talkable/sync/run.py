@@ -29,6 +29,9 @@ from airflow_provider_talkable.sync.summary import Summary
 log = logging.getLogger(__name__)
 
 _LARGEST_BATCH = 500
+# Times as many as may be on the wire. Fewer, and the ledger holds up the sending.
+_PARTS_AHEAD = 1.5
+_PARTS_TICK = 0.04  # seconds between two writings of partial refunds that wait for their turn
 _TICK = 0.25  # seconds after which finished refunds are recorded whatever their number
 
 
@@ -89,6 +92,7 @@ class RefundSync:
         self.summary = summary or Summary()
         self.paused_site: str | None = None
         """The site that is throttled, if the run is to be resumed later."""
+        self.summary.ledger_created |= ledger.is_new
         self._snapshot = snapshot
         self._ledger = ledger
         self._reason_to_stop = reason_to_stop
@@ -102,6 +106,7 @@ class RefundSync:
             resend=rules.resend,
             resend_keys=rules.resend_keys,
             void_referral=rules.void_referral,
+            most_parts=int(_PARTS_AHEAD * pace.max_in_flight),
         )
         self._sender = Sender[Row, Refund, RefundResult](
             config,
@@ -172,6 +177,7 @@ class RefundSync:
         """Decide, hand over and record, a little of each in turn, until all is done."""
         intake = self._intake
         while True:
+            began = time.monotonic()
             self._look_for_reasons_to_stop()
             size = self._batch_size()
             is_paused = self.paused_site is not None
@@ -182,12 +188,19 @@ class RefundSync:
             self._progress.tell(self.summary)
             is_fed = is_paused or (intake.is_read and not len(intake))
             if is_fed and not self._sender.outstanding:
+                # Of the last batch all may have been left to another run.
+                self._records.write()
                 return
             until = 0 if is_fed else size
             if has_room and intake.is_held:
                 # Then there is nothing to do before the next answer.
                 until = min(until, max(0, self._sender.unfinished - 1))
-            self._keep_all(self._sender.take(until=until, timeout=_TICK))
+            timeout = _TICK
+            if has_room and intake.is_full:
+                # A slow ledger goes on at once, a fast one is not asked for each refund alone.
+                until = min(until, max(0, self._sender.outstanding - max(1, self._max_in_flight * 3 // 4)))
+                timeout = max(0.0, began + _PARTS_TICK - time.monotonic())
+            self._keep_all(self._sender.take(until=until, timeout=timeout))
 
     def _look_for_reasons_to_stop(self) -> None:
         if self._ended_at:

@@ -78,7 +78,8 @@ def settle(
     _check(row, history, now or datetime.now(UTC))
     ledger.append([ledger.settlement(row, settlement, history, by=by, note=note.strip())])
     _, after = _known(ledger, refund_key, row.site_slug)
-    if meanwhile := [doubt for doubt in after.doubts if doubt not in history.doubts]:
+    known = {*history.doubts, *history.noticed}
+    if meanwhile := {*after.doubts, *after.noticed} - known:
         until = max(doubt.sent_until for doubt in meanwhile)
         raise TalkableError(
             f"{_named(row)}: a run began to send it while it was settled, and may be sending it until "

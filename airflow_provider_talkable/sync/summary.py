@@ -39,6 +39,7 @@ class Summary:
     :param site_problems: What is wrong with whole sites, by site: its refunds cannot be settled.
     :param unmatched_keys: The keys that ``resend_keys`` names and no row has.
     :param stopped: Why the run stopped before its end.
+    :param ledger_created: Whether there was no ledger before: then none of the refunds was known.
     """
 
     rows: int = 0
@@ -60,6 +61,7 @@ class Summary:
     site_problems: dict[str, str] = field(default_factory=dict)
     unmatched_keys: list[str] = field(default_factory=list)
     stopped: str | None = None
+    ledger_created: bool = False
 
     @property
     def done(self) -> int:
@@ -127,6 +129,10 @@ class Summary:
             f"{came_to}; {self.rows} rows in all",
             f"{took}, {self.throttled_requests} of them throttled (429)",
             *self._timeliness(),
+            *(
+                ["The ledger was made in this run: it knew of no refund that was sent before"]
+                * self.ledger_created
+            ),
             *self.site_problems.values(),
             *(f"resend_keys: no row has {key!r}; nothing was sent for it" for key in self.unmatched_keys),
             *failures,

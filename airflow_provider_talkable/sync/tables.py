@@ -55,6 +55,12 @@ class OwnTable:
         indexed: str | None = None,
         indexed_where: TextClause | None = None,
     ) -> None:
+        if "." in name:
+            before, _, last = name.rpartition(".")
+            raise LedgerError(
+                f"{what}_table={name!r}: give the table's name alone, as {what}_schema={before!r} and "
+                f"{what}_table={last!r}"
+            )
         self.engine = engine
         self.what = what
         self.name = f"{schema}.{name}" if schema else name
@@ -69,6 +75,8 @@ class OwnTable:
         self._index = None
         if indexed and engine.dialect.name in _INDEXING:
             self._index = _index(self.table, indexed, indexed_where)
+        self.is_new = False
+        """Whether :meth:`open` has made it."""
         self.stopping = False
         """Whether there is no time left to wait for a database that is gone."""
 
@@ -120,12 +128,18 @@ class OwnTable:
         if create and not self._is_there():
             try:
                 self.table.create(self.engine)
+                self.is_new = True
             except DBAPIError:
                 # Another task has made it in this moment, or else it is an error.
                 if not self._is_there():
                     raise
         if not self._is_there():
-            return False
+            if not create:
+                return False
+            raise LedgerError(
+                f"The {self.what} {self.name} was made and is not there: the connection does not read where "
+                "it writes, or its transactions are undone"
+            )
         lacking = self._lacking()
         if foreign := [column.name for column in lacking if not column.info.get(_ADDED)]:
             raise LedgerError(

@@ -40,7 +40,7 @@ _LONGEST_POLL = 60.0  # seconds
 # https://github.com/apache/airflow/issues/72716
 _SHORTEST_POLL = 10.0
 # What the ledger does not know, and a resumed run goes on counting.
-_CARRIED = ("sent", "requests", "lookups", "throttled_requests", "seconds")
+_CARRIED = ("sent", "requests", "lookups", "throttled_requests", "seconds", "ledger_created")
 _ERRORS: dict[str, type[TalkableError]] = {
     kind.outcome: kind
     for kind in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import statistics
 import threading
 import time
 from collections import Counter
@@ -159,6 +160,28 @@ def test_killed_twenty_times_it_loses_nothing_and_sends_nothing_twice(postgres_s
     assert {times[slug] for slug, kind in refunds.kinds.items() if kind == "partial"} <= {0, 1}
     for position, recorded in settled_at:
         assert recorded.isdisjoint(sent[position:])
+
+
+@pytest.mark.takes_long
+def test_a_kill_leaves_little_more_in_doubt_than_was_on_the_wire(postgres_shop: Shop) -> None:
+    shop = postgres_shop
+    slugs = [f"order-{n}" for n in range(6_000)]
+    shop.order(*slugs)
+    shop.refund(*((slug, slug, None, "5") for slug in slugs))
+    shop.sandbox.dials = Dials(latency=0.03)
+    moments = random.Random(4)
+    in_doubt = []
+    for _ in range(20):
+        worker = Worker(shop, in_flight=16)
+        worker.begins()
+        until = len(shop.sandbox.requests) + moments.randrange(60, 200)
+        wait_for_requests(shop.sandbox, until, seconds=120)
+        worker.kill()
+        entries = shop.ledger()
+        writer = entries[-1]["entry_id"][16:]
+        of_run = {e["refund_key"]: e["event"] for e in entries if e["entry_id"].endswith(writer)}
+        in_doubt.append(list(of_run.values()).count("submitted"))
+    assert 0 < statistics.median(in_doubt) <= 1.5 * 16, in_doubt
 
 
 def test_runs_at_the_same_time_send_no_partial_refund_twice(postgres_shop: Shop) -> None:

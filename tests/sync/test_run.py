@@ -74,6 +74,7 @@ def test_every_row_ends_in_the_ledger_with_an_outcome(shop: Shop) -> None:
         "site_problems": {},
         "unmatched_keys": [],
         "stopped": None,
+        "ledger_created": True,
     }
     assert {(f["refund_key"], f["outcome"]) for f in summary.failures} == {
         ("x1", "not_found"),
@@ -506,11 +507,11 @@ def test_a_timeout_while_rows_are_looked_up_leaves_every_row_with_an_outcome(sho
         look_up = sync._ledger.histories
         calls: list[int] = []
 
-        def failing(rows: Any, **without: Any) -> Any:
+        def failing(rows: Any, **beside: Any) -> Any:
             calls.append(1)
             if len(calls) == 2:
                 raise TimeoutError("Timeout, PID: 1")
-            return look_up(rows, **without)
+            return look_up(rows, **beside)
 
         sync._ledger.histories = failing  # type: ignore[method-assign]
 
