@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from airflow_provider_talkable.links.talkable import TalkableSiteLink
 from airflow_provider_talkable.operators._earlier_tries import EarlierTries
 from airflow_provider_talkable.operators._rendered import as_list_or_one
-from airflow_provider_talkable.operators._report import report
+from airflow_provider_talkable.operators._report import name_map_index, plain_errors, report
 from airflow_provider_talkable.protocol.errors import (
     InvalidRefund,
     TalkableConnectionError,
@@ -115,10 +115,15 @@ class TalkableRefundOperator(BaseOperator):
         self.void_referral = void_referral
         self.redact_people = redact_people
 
+    @plain_errors
     def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:
         """Refund, push the results, and fail if an outcome calls for it."""
         from airflow_provider_talkable.hooks.talkable import TalkableHook
 
+        name_map_index(
+            context,
+            "{{ (task.origin_slug or task.site_slug or task.talkable_conn_id) | string | truncate(100) }}",
+        )
         hook = TalkableHook(self.talkable_conn_id, site_slug=self.site_slug)
         rows = self._rows()
         is_list = isinstance(rows, list)
