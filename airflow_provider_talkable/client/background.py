@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _LONGEST_END = 5.0  # seconds
+_TURNS_TO_END = 10
 
 
 class BackgroundLoop:
@@ -43,6 +44,11 @@ class BackgroundLoop:
         try:
             self.loop.run_forever()
         finally:
-            # Connections that were closed last have yet to end.
-            self.loop.run_until_complete(asyncio.sleep(0))
+            self.loop.run_until_complete(_end_connections())
             self.loop.close()
+
+
+async def _end_connections() -> None:
+    """Give connections that were closed, or begun, last the turns of the loop that they take to end."""
+    for _ in range(_TURNS_TO_END):
+        await asyncio.sleep(0)

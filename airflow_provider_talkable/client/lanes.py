@@ -51,6 +51,12 @@ class Lane:
                 await wait(seconds)
                 go_on()
 
+    @property
+    def throttled_for(self) -> float | None:
+        """Seconds for which the site has answered nothing but 429, if so."""
+        since = self._throttled_since
+        return None if since is None else self.clock() - since
+
     def clock(self) -> float:
         """Seconds, as the pace counts them; any number where there is none."""
         return self.pacer.clock() if self.pacer else 0.0
@@ -114,6 +120,11 @@ class Lanes:
     def closed(self) -> dict[str, Lane]:
         """Those of sites to which nothing more is sent."""
         return {site: lane for site, lane in list(self._lanes.items()) if lane.closed}
+
+    @property
+    def throttled(self) -> dict[str, Lane]:
+        """Those of sites that answer nothing but 429."""
+        return {site: lane for site, lane in list(self._lanes.items()) if lane.throttled_for is not None}
 
     @property
     def learned_rates(self) -> dict[str, float]:

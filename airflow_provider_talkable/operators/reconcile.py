@@ -8,9 +8,12 @@ from contextlib import ExitStack
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.common.compat.sdk import AirflowFailException
+
 from airflow_provider_talkable.links.talkable import TalkableSiteLink
+from airflow_provider_talkable.operators._report import BY_SITE, name_map_index, plain_errors
 from airflow_provider_talkable.operators._warehouse import WarehouseOperator, task_run
-from airflow_provider_talkable.protocol.errors import LedgerError, TalkableError
+from airflow_provider_talkable.protocol.errors import LedgerError
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -54,8 +57,8 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
         :class:`~airflow_provider_talkable.transfers.sql_to_talkable.SqlToTalkableRefundOperator`.
     :raises InvalidRefund: if the query's columns are not those of a refund.
     :raises LedgerError: if there is no ledger, or it or the report cannot be used.
-    :raises TalkableError: at the end, if there is more wrong than is allowed, or if Talkable left a
-        question without an answer: the subclass that says why.
+    :raises AirflowFailException: at the end, if there is more wrong than is allowed: a retry finds the same.
+    :raises TalkableError: if Talkable left a question without an answer: the subclass that says why.
     """
 
     template_fields: Sequence[str] = (*WarehouseOperator.template_fields, "report_table")
@@ -87,12 +90,14 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
         self.max_rewards = max_rewards
         self.max_unknown = max_unknown
 
+    @plain_errors
     def execute(self, context: Context) -> dict[str, Any]:
         """Compare, write the report, push the summary, and fail if too much is wrong."""
         from airflow_provider_talkable.sync.reconcile import Reconciliation, Report
         from airflow_provider_talkable.sync.rows import REPORT_COLUMNS
         from airflow_provider_talkable.sync.snapshot import Snapshot
 
+        name_map_index(context, BY_SITE)
         hook = self._hook()
         # Whatever is wrong with the connections shows before the warehouse is asked for rows.
         asking = self._asking(hook) if self.ask_talkable else None
@@ -128,7 +133,7 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
             log.info("%s", line)
         if failure:
             # What is known is in the report; a retry asks again.
-            raise failure.with_traceback(None)
+            raise failure
         self._judge(summary)
         return summary.as_dict()
 
@@ -142,19 +147,19 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
         wrong = summary.discrepancies.total()
         if self.max_discrepancies is not None and wrong > self.max_discrepancies:
             tally = ", ".join(f"{count} {kind}" for kind, count in summary.discrepancies.most_common())
-            raise TalkableError(
+            raise AirflowFailException(
                 f"{wrong} discrepancies among {summary.refunds} refunds ({tally}), more than "
                 f"max_discrepancies={self.max_discrepancies} allows; the table {self.report_table} has them"
             )
         if self.max_unknown is not None and summary.unknown > self.max_unknown:
-            raise TalkableError(
+            raise AirflowFailException(
                 f"Of {summary.unknown} refunds it cannot be told whether they are in order, more than "
                 f"max_unknown={self.max_unknown} allows; give each row its email, and sync with "
                 "void_referral=True or fetch_referral=True"
             )
         for currency, amount in summary.rewards.items():
             if self.max_rewards is not None and amount > Decimal(str(self.max_rewards)):
-                raise TalkableError(
+                raise AirflowFailException(
                     f"Advocates of refunded orders were paid {amount:.2f} {currency}, more than max_rewards="
                     f"{self.max_rewards:g} allows; the table {self.report_table} has them"
                 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_talkable.links.talkable import TalkableSiteLink
 from airflow_provider_talkable.operators._rendered import TextTemplateOperator, as_list_or_one
-from airflow_provider_talkable.operators._report import report
+from airflow_provider_talkable.operators._report import BY_ORDER, name_map_index, plain_errors, report
 from airflow_provider_talkable.operators._supervision import Supervision
 from airflow_provider_talkable.protocol.errors import InvalidRefund
 from airflow_provider_talkable.protocol.referrals import (
@@ -85,11 +85,13 @@ class TalkableReferralOperator(TextTemplateOperator):
         self.max_in_flight = max_in_flight
         self.max_rate = max_rate
 
+    @plain_errors
     def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:
         """Set the statuses, push the results, and fail if an outcome calls for it."""
         from airflow_provider_talkable.hooks.talkable import TalkableHook
 
         supervision = Supervision(context)
+        name_map_index(context, BY_ORDER)
         hook = TalkableHook(
             self.talkable_conn_id,
             site_slug=self.site_slug or None,

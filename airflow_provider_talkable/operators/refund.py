@@ -16,7 +16,7 @@ from airflow_provider_talkable.operators._given_refunds import (
 )
 from airflow_provider_talkable.operators._refund_batch import RefundBatch
 from airflow_provider_talkable.operators._rendered import TextTemplateOperator
-from airflow_provider_talkable.operators._report import report
+from airflow_provider_talkable.operators._report import BY_ORDER, name_map_index, plain_errors, report
 from airflow_provider_talkable.operators._supervision import Supervision
 from airflow_provider_talkable.operators._task_state import TaskState
 from airflow_provider_talkable.operators._warehouse import task_run
@@ -164,9 +164,11 @@ class TalkableRefundOperator(TextTemplateOperator):
         self.max_in_flight = max_in_flight
         self.max_rate = max_rate
 
+    @plain_errors
     def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:
         """Refund, push the results, and fail if an outcome calls for it."""
         supervision = Supervision(context)
+        name_map_index(context, BY_ORDER)
         # Before anything can fail: it notes that the task has begun.
         state = None if self.ledger_conn_id else self._task_state(context)
         hook = self._hook()

@@ -29,7 +29,7 @@ class Unrouted(Exception):
     """The path is none of the API's."""
 
 
-_TURNS_TO_ACCEPT = 3
+_TURNS_TO_END = 10
 
 
 class Sandbox:
@@ -76,6 +76,7 @@ class Sandbox:
         self.url = ""
         """Where it listens, once it does."""
         self._host, self._port = host, port
+        self._server: web.Server | None = None
         self._runner: web.ServerRunner | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="talkable-sandbox", daemon=True)
@@ -93,8 +94,7 @@ class Sandbox:
         asyncio.run_coroutine_threadsafe(self.stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        # Connections that were closed last have yet to end.
-        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.run_until_complete(self._end_connections())
         self._loop.close()
 
     async def start(self) -> None:
@@ -103,8 +103,8 @@ class Sandbox:
         :raises OSError: if the port is taken.
         """
         # A bare server, no router: that would decode the path before a slug could be told from it.
-        server = web.Server(self._handle, access_log=None)
-        self._runner = web.ServerRunner(server, shutdown_timeout=1)
+        self._server = web.Server(self._handle, access_log=None)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=1)
         await self._runner.setup()
         await web.TCPSite(self._runner, self._host, self._port).start()
         port = self._runner.addresses[0][1]
@@ -113,13 +113,14 @@ class Sandbox:
     async def stop(self) -> None:
         """Stop listening; answers under way have a second to end."""
         if self._runner:
-            server = self._runner.server
             await self._runner.cleanup()
-            if server:
-                # A connection that was accepted last becomes one of the server's some turns later.
-                for _ in range(_TURNS_TO_ACCEPT):
-                    await asyncio.sleep(0)
-                await server.shutdown(0)
+
+    async def _end_connections(self) -> None:
+        """Close those that were accepted last, and give all the turns of the loop that they take to end."""
+        for _ in range(_TURNS_TO_END):
+            await asyncio.sleep(0)
+            if self._server:
+                await self._server.shutdown(0)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = urlsplit(request.raw_path).path

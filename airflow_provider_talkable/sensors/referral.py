@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import BaseSensorOperator, PokeReturnVa
 
 from airflow_provider_talkable.links.talkable import TalkableSiteLink
 from airflow_provider_talkable.operators._rendered import TextTemplateOperator, as_list_or_one
+from airflow_provider_talkable.operators._report import plain_errors
 from airflow_provider_talkable.protocol.errors import (
     InvalidRefund,
     TalkableError,
@@ -85,6 +86,7 @@ class TalkableReferralSensor(TextTemplateOperator, BaseSensorOperator):
             else deferrable
         )
 
+    @plain_errors
     def execute(self, context: Context) -> Any:
         """Look once, then wait: here, or in a trigger."""
         TalkableSiteLink().push(context, self._hook().site_slug)
@@ -92,6 +94,7 @@ class TalkableReferralSensor(TextTemplateOperator, BaseSensorOperator):
             return super().execute(context)
         return self.look_again(context, deadline=time.time() + self.timeout)
 
+    @plain_errors
     def look_again(self, context: Context, event: Any = None, *, deadline: float) -> Any:  # noqa: ARG002
         """Look, and wait in a trigger if there is something to wait for.
 

@@ -5,19 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Set as AbstractSet
 
-from airflow_provider_talkable.protocol.errors import printable
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.sync.decisions import Note, Send, decide
 from airflow_provider_talkable.sync.entries import History
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.sites import doubtful_sites
 from airflow_provider_talkable.sync.snapshot import Snapshot
-from airflow_provider_talkable.sync.summary import Summary
+from airflow_provider_talkable.sync.summary import SHOWN, Summary, described
 
 log = logging.getLogger(__name__)
 
 TO_SEND = "to_send"
-_SHOWN = 20
 _LOOK_UP = 500
 
 
@@ -49,10 +47,13 @@ def preview(
             ):
                 case Send():
                     summary.outcomes[TO_SEND] += 1
-                    if summary.outcomes[TO_SEND] <= _SHOWN:
-                        log.info("Would send: %s", printable(row.origin_slug))
+                    if summary.outcomes[TO_SEND] <= SHOWN:
+                        log.info(
+                            "Would send: %s", described(row.origin_slug, row.refund_subtotal, row.site_slug)
+                        )
                 case Note(outcome, message):
                     summary.count(row, outcome, message)
                 case _:
                     summary.skipped += 1
+    log.info("Preview: nothing was sent, and nothing was written")
     return summary

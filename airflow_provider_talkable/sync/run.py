@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from airflow_provider_talkable.client.concurrent import GRACE, Sender
 from airflow_provider_talkable.client.config import ClientConfig
@@ -74,6 +74,7 @@ class RefundSync:
     :param summary: Where a resumed run goes on counting requests and seconds.
     :param on_result: Called with each row that has come to a result, or had come to it before.
     :param reason_to_stop: Asked while the run goes on; once it has a reason, the run ends as by :meth:`stop`.
+    :param report: Called every half a minute with the summary so far, in the thread of :meth:`run`.
     """
 
     def __init__(
@@ -88,8 +89,11 @@ class RefundSync:
         summary: Summary | None = None,
         on_result: Callable[[Row, RefundResult], None] | None = None,
         reason_to_stop: Callable[[], str | None] | None = None,
+        report: Callable[[Summary], object] | None = None,
     ) -> None:
         self.summary = summary or Summary()
+        self._carried = replace(self.summary)
+        self._started = time.monotonic()
         self.paused_site: str | None = None
         """The site that is throttled, if the run is to be resumed later."""
         self.summary.ledger_created |= ledger.is_new
@@ -116,7 +120,7 @@ class RefundSync:
             judge=Streak(rules.abort_after).judge,
         )
         self._max_in_flight = pace.max_in_flight
-        self._progress = Progress(snapshot.refunds)
+        self._progress = Progress(snapshot.refunds, report=report)
         self._stop_asked: TalkableError | None = None
         self._ending: TalkableError | None = None
         self._ended_at: float | None = None
@@ -142,8 +146,7 @@ class RefundSync:
         :return: What stopped it before its end, or what is wrong with a whole site, or ``None``. The rows
             have their outcomes either way, unless it is the ledger that was lost.
         """
-        started = time.monotonic()
-        seconds_before = self.summary.seconds
+        self._started = time.monotonic()
         self.summary.rows = self._snapshot.rows
         self.summary.duplicates = self._snapshot.rows - self._snapshot.refunds
         problems: dict[str, TalkableError] = {}
@@ -159,11 +162,9 @@ class RefundSync:
                     # A timeout of Airflow's, or a signal, comes as an exception of whatever class.
                     self._end_early(TalkableError(f"the task was stopped ({type(error).__name__}: {error})"))
                     raise
-                finally:
-                    self._count_requests()
         finally:
-            self.summary.seconds = seconds_before + time.monotonic() - started
-            self.summary.rate = self.summary.sent / max(self.summary.seconds, 0.001)
+            self._measure()
+            self._log_rates()
             self.summary.stopped = self._ending.args[0] if self._ending else None
             problems |= self._sender.client.denied_sites
             self.summary.site_problems = {site: str(error.args[0]) for site, error in problems.items()}
@@ -185,7 +186,8 @@ class RefundSync:
                 intake.decide()
             has_room = not is_paused and self._sender.unfinished <= size
             self._hand_over(self._next_batch(size) if has_room else [])
-            self._progress.tell(self.summary)
+            self._measure()
+            self._progress.tell(self.summary, self._waits())
             is_fed = is_paused or (intake.is_read and not len(intake))
             if is_fed and not self._sender.outstanding:
                 # Of the last batch all may have been left to another run.
@@ -272,10 +274,23 @@ class RefundSync:
             self._sender.cancel()
         self._records.log_what_the_ledger_lacks()
 
-    def _count_requests(self) -> None:
-        client = self._sender.client
-        self.summary.requests += client.requests["POST"]
-        self.summary.lookups += client.requests["GET"] + client.requests["PUT"]
-        self.summary.throttled_requests += client.throttled
-        for site, rate in client.learned_rates.items():
+    def _measure(self) -> None:
+        client, summary, carried = self._sender.client, self.summary, self._carried
+        summary.requests = carried.requests + client.requests["POST"]
+        summary.lookups = carried.lookups + client.requests["GET"] + client.requests["PUT"]
+        summary.throttled_requests = carried.throttled_requests + client.throttled
+        summary.seconds = carried.seconds + time.monotonic() - self._started
+        summary.rate = summary.sent / max(summary.seconds, 0.001)
+
+    def _waits(self) -> Iterator[str]:
+        """What it waits for, in words."""
+        for site, lane in self._sender.client.lanes.throttled.items():
+            pause = lane.pacer.pause if lane.pacer else 0
+            yield (
+                f"Talkable throttles site {site}: nothing but 429 for {lane.throttled_for or 0:.0f} s; "
+                f"the next request in {pause:.0f} s"
+            )
+
+    def _log_rates(self) -> None:
+        for site, rate in self._sender.client.learned_rates.items():
             log.info("Site %s takes about %.1f requests/s", site, rate)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from decimal import Decimal
 from typing import Any
 
 from airflow_provider_talkable.protocol.errors import printable
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.sync.rows import Row
 
-SHOWN_FAILURES = 20
+SHOWN = 20
+"""So many failures, and so many late refunds, are named."""
+
+# Nothing was sent, and the reason is the same for many.
+_NOT_TRIED = (Outcome.ABORTED, Outcome.THROTTLED)
+_FAILURES = tuple(one for one in Outcome if not one.is_success and one not in _NOT_TRIED)
 
 
 @dataclass(slots=True)
@@ -35,7 +41,9 @@ class Summary:
     :param counted_otherwise: Refunds after which Talkable counts another amount of the order as refunded
         than was sent in all.
     :param voids: What became of voiding referrals, by outcome.
+    :param late: The first twenty of those that ``rewarded`` counts.
     :param failures: The first twenty refunds that failed, with the reason.
+    :param not_tried: How many were ``aborted`` or ``throttled``, by reason; nothing was sent for them.
     :param site_problems: What is wrong with whole sites, by site: its refunds cannot be settled.
     :param unmatched_keys: The keys that ``resend_keys`` names and no row has.
     :param stopped: Why the run stopped before its end.
@@ -57,7 +65,9 @@ class Summary:
     referral_unknown: int = 0
     counted_otherwise: int = 0
     voids: Counter[str] = field(default_factory=Counter)
-    failures: list[dict[str, str]] = field(default_factory=list)
+    late: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    not_tried: Counter[str] = field(default_factory=Counter)
     site_problems: dict[str, str] = field(default_factory=dict)
     unmatched_keys: list[str] = field(default_factory=list)
     stopped: str | None = None
@@ -95,48 +105,53 @@ class Summary:
             self.referral_unknown += late is None and outcome == Outcome.REFUNDED
             self.referred += is_referred
             self.rewarded += late is True
-        elif len(self.failures) < SHOWN_FAILURES:
-            self.failures.append(
-                {
-                    "site_slug": row.site_slug,
-                    "refund_key": row.refund_key,
-                    "origin_slug": row.origin_slug,
-                    "outcome": str(outcome),
-                    "error_message": message or "",
-                }
-            )
+            if late and len(self.late) < SHOWN:
+                self.late.append(_named(row))
+        elif outcome in _NOT_TRIED:
+            self.not_tried[message or ""] += 1
+        elif outcome in _FAILURES and len(self.failures) < SHOWN:
+            self.failures.append({**_named(row), "outcome": str(outcome), "error_message": message or ""})
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON-safe form."""
         return {f.name: getattr(self, f.name) for f in fields(self)} | {
             "outcomes": dict(self.outcomes.most_common()),
             "voids": dict(self.voids.most_common()),
+            "not_tried": dict(self.not_tried.most_common(SHOWN)),
             "seconds": round(self.seconds, 3),
             "rate": round(self.rate, 1),
         }
 
-    def lines(self) -> list[str]:
+    def warnings(self) -> Iterator[str]:
+        """What somebody should look at, a line for each refund."""
+        for failure in self.failures:
+            yield f"{_described(failure)}: {failure['outcome']}: {failure['error_message']}"
+        failed = sum(self.outcomes[outcome] for outcome in _FAILURES)
+        if failed > len(self.failures):
+            yield f"… and {failed - len(self.failures)} more; the ledger has each"
+        for reason, count in self.not_tried.most_common(SHOWN):
+            yield f"Left for the next run: {count} refunds: {reason}"
+        for refund in self.late:
+            yield f"{_described(refund)}: too late, the advocate had been paid"
+        if self.rewarded > len(self.late):
+            yield f"… and {self.rewarded - len(self.late)} more that were too late"
+        for key in self.unmatched_keys:
+            yield f"resend_keys: no row has {key!r}; nothing was sent for it"
+        yield from self.site_problems.values()
+
+    def lines(self) -> Iterator[str]:
         """What the log ends with."""
-        came_to = f"Refunds: {self.tally()}; {self.skipped} settled before, {self.duplicates} duplicates"
+        yield (
+            f"Refunds: {self.tally()}; {self.skipped} settled before, {self.duplicates} duplicates; "
+            f"{self.rows} rows in all"
+        )
         took = f"Sent {self.sent} in {self.seconds:.1f} s ({self.rate:.1f}/s), {self.requests} requests"
         if self.lookups:
             took += f" and {self.lookups} for referrals"
-        failures = (
-            f"{printable(f['origin_slug'] or f['refund_key'])}: {f['outcome']}: {f['error_message']}"
-            for f in self.failures
-        )
-        return [
-            f"{came_to}; {self.rows} rows in all",
-            f"{took}, {self.throttled_requests} of them throttled (429)",
-            *self._timeliness(),
-            *(
-                ["The ledger was made in this run: it knew of no refund that was sent before"]
-                * self.ledger_created
-            ),
-            *self.site_problems.values(),
-            *(f"resend_keys: no row has {key!r}; nothing was sent for it" for key in self.unmatched_keys),
-            *failures,
-        ]
+        yield f"{took}, {self.throttled_requests} of them throttled (429)"
+        yield from self._timeliness()
+        if self.ledger_created:
+            yield "The ledger was made in this run: it knew of no refund that was sent before"
 
     def tally(self) -> str:
         """The counts by outcome, in words."""
@@ -155,3 +170,29 @@ class Summary:
         if self.voids:
             voids = ", ".join(f"{count} {outcome}" for outcome, count in self.voids.most_common())
             yield f"Referrals voided: {voids}"
+
+
+def _named(row: Row) -> dict[str, Any]:
+    amount = row.refund_subtotal
+    return {
+        "site_slug": row.site_slug,
+        "refund_key": row.refund_key,
+        "origin_slug": row.origin_slug,
+        "refund_subtotal": None if amount is None else _amount(amount),
+    }
+
+
+def _described(refund: Mapping[str, Any]) -> str:
+    slug = refund["origin_slug"] or refund["refund_key"]
+    amount = refund["refund_subtotal"]
+    return described(slug, None if amount is None else Decimal(amount), refund["site_slug"])
+
+
+def described(origin_slug: str, amount: Decimal | None, site_slug: str) -> str:
+    """A refund in a line of the log: which order, how much of it, at which site."""
+    part = "the whole order" if amount is None else f"{_amount(amount)} of it"
+    return f"{printable(origin_slug)} ({part}, site {printable(site_slug)})"
+
+
+def _amount(amount: Decimal) -> str:
+    return f"{amount.normalize():f}"

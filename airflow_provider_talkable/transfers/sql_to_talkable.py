@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import Asset, conf
 
 from airflow_provider_talkable.links.talkable import TalkableLedgerLink, TalkableSiteLink
 from airflow_provider_talkable.operators._rendered import as_list_or_one
+from airflow_provider_talkable.operators._report import BY_SITE, name_map_index, plain_errors
 from airflow_provider_talkable.operators._supervision import Supervision
 from airflow_provider_talkable.operators._warehouse import WarehouseOperator
 from airflow_provider_talkable.operators.refund import LOSSES
@@ -51,6 +53,17 @@ _ERRORS: dict[str, type[TalkableError]] = {
         TalkableThrottled,
     )
 }
+_ADVICE: dict[str, str] = {
+    Outcome.NOT_FOUND: "leave it out of fail_on if that is normal",
+    Outcome.NOT_COUNTED: "Talkable has another refund of the order; see the page Operation",
+    Outcome.REJECTED: "fix the reason, then name it in resend",
+    Outcome.INVALID: "correct the query or the row",
+    Outcome.CONFLICT: "give a further refund a refund_key of its own",
+    Outcome.UNCONFIRMED: "look each order up in Talkable, then settle it; see the page Operation",
+    Outcome.THROTTLED: "the next run sends them",
+    Outcome.FAILED: "the next run sends them",
+    Outcome.ABORTED: "the next run sends them",
+}
 
 
 class SqlToTalkableRefundOperator(WarehouseOperator):
@@ -62,7 +75,8 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
 
     The rows are copied to local disk first, so no transaction is open in the warehouse while Talkable is
     called. A summary is pushed to XCom, as ``return_value`` if the task succeeds and under the key
-    ``summary`` always; an asset among ``outlets`` gets it as its event's extra.
+    ``summary`` always, every half a minute while it runs too; an asset among ``outlets`` gets it as its
+    event's extra.
 
     :param sql: One statement in the warehouse's own SQL, or the name of a ``.sql`` file. Its columns:
         ``origin_slug``, or ``order_number``, or ``event_category`` with ``event_number``; optional
@@ -154,10 +168,12 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             else deferrable
         )
 
+    @plain_errors
     def execute(self, context: Context) -> dict[str, Any]:
         """Sync, push the summary, and fail if an outcome calls for it."""
         return self._run(context)
 
+    @plain_errors
     def resume(self, context: Context, event: dict[str, Any], carried: dict[str, Any]) -> dict[str, Any]:
         """Go on where the ledger says, after the site was throttled."""
         log.info("Site %s is not throttled any more; going on", event["site_slug"])
@@ -185,6 +201,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         from airflow_provider_talkable.sync.summary import Summary
 
         supervision = Supervision(context)
+        name_map_index(context, BY_SITE)
         rules, is_preview = self._rules(), _boolean("preview", self.preview)
         hook = self._hook()
         # Whatever is wrong with the connections shows before the warehouse is asked for rows.
@@ -221,6 +238,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
                 pace=hook.pace,
                 rules=rules,
                 summary=Summary(**carried),
+                report=partial(self._report, context, supervision),
                 reason_to_stop=supervision.reason_to_stop,
             )
             return self._send(context, self._sync, ledger.writer, supervision)
@@ -292,10 +310,19 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
 
     def _tell(self, context: Context, summary: Summary) -> dict[str, Any]:
         """Push the summary, and end the log with it."""
-        pushed = summary.as_dict()
-        context["ti"].xcom_push(key="summary", value=pushed)
+        for line in summary.warnings():
+            log.warning("%s", line)
         for line in summary.lines():
             log.info("%s", line)
+        return self._push(context, summary)
+
+    def _report(self, context: Context, supervision: Supervision, summary: Summary) -> None:
+        with supervision.reporting():
+            self._push(context, summary)
+
+    def _push(self, context: Context, summary: Summary) -> dict[str, Any]:
+        pushed = summary.as_dict()
+        context["ti"].xcom_push(key="summary", value=pushed)
         return pushed
 
     def _judge(self, summary: Summary, retry_after: float | None) -> None:
@@ -303,10 +330,10 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         failed, tried = sum(failures.values()), summary.outcomes.total()
         if failed and failed / tried > self.max_failure_ratio:
             kind = _ERRORS.get(next(iter(failures)), TalkableError) if len(failures) == 1 else TalkableError
-            told = ", ".join(f"{count} {name}" for name, count in failures.items())
+            reasons = ", ".join(f"{count} {name}: {_ADVICE[name]}" for name, count in failures.items())
             error = kind(
-                f"{failed} of {tried} refunds failed ({told}), more than max_failure_ratio="
-                f"{self.max_failure_ratio:g} allows; the ledger {self.ledger_table} has the reason of each"
+                f"{failed} of {tried} refunds failed, more than max_failure_ratio={self.max_failure_ratio:g} "
+                f"allows; the ledger {self.ledger_table} has each ({reasons})"
             )
             error.retry_after = retry_after
             raise error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
+import traceback
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -188,7 +189,8 @@ def test_too_many_failures_fail_the_task_after_everything_was_tried(shop: Shop) 
     ti = TaskInstance("sync")
     with pytest.raises(
         TalkableOriginNotFound,
-        match=r"1 of 4 refunds failed \(1 not_found\), more than max_failure_ratio=0.2 allows",
+        match=r"1 of 4 refunds failed, more than max_failure_ratio=0.2 allows; .* has each "
+        r"\(1 not_found: leave it out of fail_on if that is normal\)",
     ):
         shop.run(ti=ti, max_failure_ratio=0.2)
     assert ti.xcom["summary"]["outcomes"] == {"refunded": 3, "not_found": 1}
@@ -380,7 +382,8 @@ def test_a_preview_sends_and_writes_nothing(
     shop.refund(("y", "Y", "yesterday"))
     summary = shop.run(preview=preview, params={"preview": True})
     assert summary["outcomes"] == {"to_send": 3, "invalid": 1}
-    assert "Would send: B" in caplog.text
+    assert "Would send: B (12.5 of it, site my-store)" in caplog.messages
+    assert "Preview: nothing was sent, and nothing was written" in caplog.messages
     assert not shop.sandbox.requests
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         shop.states()
@@ -524,3 +527,44 @@ def test_parameters_that_are_one_text_are_an_error_before_anything_is_sent(shop:
     with pytest.raises(InvalidRefund, match=r"^parameters='AB': give a mapping or a sequence"):
         shop.run(sql="SELECT * FROM refunds WHERE origin_slug IN (?, ?)", parameters="AB")
     assert not shop.sandbox.requests
+
+
+def test_a_refused_key_is_one_reason_and_no_list(
+    shop: Shop, connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.refund(*((f"more-{number}", "A") for number in range(50)))
+    connect(shop.sandbox, key="wrong-api-key")
+    with pytest.raises(TalkableAuthError) as caught:
+        shop.run()
+    reason = caught.value.args[0]
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line for line in warned if "more-" in line] == []
+    left = [line for line in warned if line.startswith("Left for the next run")]
+    assert 1 <= len(left) <= 2
+    assert all(reason in line for line in left)
+    assert len(caplog.messages) < 12
+
+
+def test_an_expected_error_has_one_frame_of_ours(shop: Shop, connect: Connect) -> None:
+    connect(shop.sandbox, key="wrong-api-key")
+    with pytest.raises(TalkableAuthError) as caught:
+        shop.run()
+    frames = [frame.filename for frame in traceback.extract_tb(caught.value.__traceback__)]
+    ours = [name for name in frames if "airflow_provider_talkable" in name and "tests" not in name]
+    assert len(ours) == 1
+    assert not any("aiohttp" in name or "tenacity" in name or "contextlib" in name for name in frames)
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+def test_a_mapped_task_is_named_after_its_site(shop: Shop) -> None:
+    operator, context = shop.operator(site_slug="{{ 1 + 1 }}")
+    context["ti"].map_index = 3
+    operator.site_slug = "my-store"
+    operator.execute(context)
+    assert context["map_index_template"] == "{{ task.site_slug or task.talkable_conn_id }}"
+
+    operator, context = shop.operator()
+    context["ti"].map_index, context["map_index_template"] = 3, "{{ mine }}"
+    operator.execute(context)
+    assert context["map_index_template"] == "{{ mine }}"
