@@ -22,7 +22,10 @@ autodoc_class_signature = "mixed"
 # The signatures name them; they are Python's own, or inner workings that have no place on a page.
 nitpick_ignore_regex = [
     ("py:class", r"(airflow|collections|datetime|decimal)\..*"),
-    ("py:class", r"airflow_provider_talkable\.(protocol\.(answers|rewards|wire)|sandbox\.(talkable|faults))\..*"),
+    (
+        "py:class",
+        r"airflow_provider_talkable\.(protocol\.(answers|rewards|wire)|sandbox\.(talkable|faults))\..*",
+    ),
     ("py:class", "TalkableClient|Ledger"),
     ("py:exc", "AirflowFailException"),
 ]

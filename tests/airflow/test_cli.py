@@ -232,7 +232,7 @@ def test_a_connection_in_airflows_database_is_found(
 
 
 def test_an_interruption_says_what_is_known_of_each(cli: CommandLine, sandboxes: Sandboxes) -> None:
-    sandbox = sandboxes(dials=Dials(latency=10))
+    sandbox = sandboxes(dials=Dials(latency=20))
     cli.connect(sandbox)
     slugs = [f"order-{number}" for number in range(100)]
     # Who is started in the background may have been told to ignore an interruption.
