@@ -57,8 +57,8 @@ def test_each_answer_settles_its_refund(
         "c": "Talkable does not have it",
         "d": "Ask me later",
     }
-    # The scheduler takes some seconds to learn that the processes that asked have ended. Tasks that are resumed
-    # before that, Airflow up to 3.3 takes for killed: https://github.com/apache/airflow/issues/72716
+    # The scheduler takes some seconds to learn that the processes that asked have ended. Tasks that are
+    # resumed before that, Airflow up to 3.3 takes for killed: https://github.com/apache/airflow/issues/72716
     time.sleep(12)
     for map_index, (subject, body) in questions.items():
         key = subject[-2]
