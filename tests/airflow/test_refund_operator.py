@@ -399,6 +399,7 @@ def test_what_was_learned_is_kept_when_the_task_is_stopped(
 class TestAirflowDoesNotAnswer:
     """A task whose reports do not reach Airflow sends no more, and keeps what it learns of what it sent."""
 
+    @needs_store
     def test_before_a_refund_is_sent(self, shop: Sandbox) -> None:
         class FailsAtThird(Store):
             def set(self, key: str, value: Any, **more: Any) -> None:
@@ -419,6 +420,7 @@ class TestAirflowDoesNotAnswer:
         # What was not sent leaves no doubt for the retry.
         assert len(store) == 1 + len(sent(shop))
 
+    @needs_store
     def test_after_an_answer(self, shop: Sandbox) -> None:
         class FailsOnce(Store):
             has_failed = False

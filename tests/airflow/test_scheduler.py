@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL
 from airflow_provider_talkable.sandbox import Canned, Dials
 from tests.airflow.deployment import IS_AIRFLOW_3, Deployment
 from tests.airflow.four_sites import SITES, deployed, fill, forget_runs, is_at_rest
-from tests.airflow.task import HAS_STORE
+from tests.airflow.task import HAS_STORE, needs_store
 from tests.shop import wait_for_requests
 
 AIRFLOW = tuple(map(int, __version__.split(".")[:2]))
@@ -270,6 +270,7 @@ def test_a_task_that_is_failed_by_hand_records_what_was_on_the_wire(deployment: 
     assert newest["aborted"] == 200 - len(sandbox.requests)
 
 
+@needs_store
 def test_a_part_is_sent_once_whatever_is_cleared(deployment: Deployment) -> None:
     """Clearing leaves Airflow 3.3 its task state store; clear_on_success and Airflow 3.4 empty it."""
 

@@ -542,7 +542,8 @@ def test_a_refused_key_is_one_reason_and_no_list(
     left = [line for line in warned if line.startswith("Left for the next run")]
     assert 1 <= len(left) <= 2
     assert all(reason in line for line in left)
-    assert len(caplog.messages) < 12
+    # Airflow writes some of its own.
+    assert len(caplog.messages) < 20
 
 
 def test_an_expected_error_has_one_frame_of_ours(shop: Shop, connect: Connect) -> None:
