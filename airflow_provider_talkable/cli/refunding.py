@@ -117,14 +117,4 @@ def rows_of(options: argparse.Namespace, refunds: Sequence[Refund]) -> list[Row]
     """The refunds with their keys, as a sync's query would give them."""
     from airflow_provider_talkable.sync.rows import Row
 
-    return [
-        Row(
-            refund.site_slug,
-            options.refund_key or refund.origin_slug,
-            refund.origin_slug,
-            refund.refunded_at,
-            refund.refund_subtotal,
-            refund.order_subtotal,
-        )
-        for refund in refunds
-    ]
+    return [Row.of(refund, options.refund_key or refund.origin_slug) for refund in refunds]

@@ -72,14 +72,10 @@ def ledger_row(
     row: object, details: Mapping[str, object] | None, site_slug: str | None, require_subtotal: bool
 ) -> Row:
     """Validate a row of a task with a ledger; as :func:`keyed_refund`."""
-    from airflow_provider_talkable.sync.refund_list import row_of
+    from airflow_provider_talkable.sync.rows import Row, key_of
 
-    # What is wrong is said in terms of the operator's fields, not of a query's columns.
-    keyed_refund(row, details, site_slug, require_subtotal)
-    given: Mapping[str, object] = {"origin_slug": row, **(details or {})}
-    if details is None and isinstance(row, Mapping):
-        given = row
-    return row_of(given, site_slug=site_slug)
+    one = keyed_refund(row, details, site_slug, require_subtotal)
+    return Row.of(one.refund, key_of(one.refund, one.refund_key))
 
 
 def without_ambiguous(given: Sequence[KeyedRefund | RefundResult]) -> list[KeyedRefund | RefundResult]:

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
-from airflow_provider_talkable.protocol.errors import InvalidRefund, TalkableError
+from airflow_provider_talkable.protocol.errors import TalkableError
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.sync.columns import Key
 from airflow_provider_talkable.sync.ledger import Ledger
-from airflow_provider_talkable.sync.rows import Row, RowReader
+from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.run import RefundSync, Rules
 from airflow_provider_talkable.sync.snapshot import Snapshot
-
-
-def row_of(given: Mapping[str, object], *, site_slug: str | None) -> Row:
-    """Read a mapping as a query's row is read, its columns by their names.
-
-    :param given: As :class:`RowReader` has it. A refund of a whole order needs no key; its slug is it then.
-    :param site_slug: The site of a mapping that names none.
-    :raises InvalidRefund: if it makes no refund, or is a part of an order without a key.
-    """
-    columns = {"refund_key": None} | {name.lower(): value for name, value in given.items()}
-    row = RowReader(list(columns), site_slug=site_slug).read(list(columns.values()))
-    if row.problem:
-        raise InvalidRefund(str(row.message))
-    return row
 
 
 class RefundList:

@@ -55,6 +55,25 @@ class Row:
     email: str | None = None
     currency: str | None = None
 
+    @classmethod
+    def of(
+        cls, refund: Refund, refund_key: str, *, email: str | None = None, currency: str | None = None
+    ) -> Row:
+        """The row of a refund.
+
+        :param refund_key: As :func:`key_of` has it.
+        """
+        return cls(
+            refund.site_slug,
+            refund_key,
+            refund.origin_slug,
+            refund.refunded_at,
+            refund.refund_subtotal,
+            refund.order_subtotal,
+            email=email,
+            currency=currency,
+        )
+
     @property
     def refund(self) -> Refund:
         """What is sent for it."""
@@ -134,22 +153,11 @@ class RowReader:
             refund = Refund.from_columns(
                 given, site_slug=self._site_slug, require_subtotal=self._require_subtotal
             )
-            refund_key = _key_of(key, refund)
-            _check("site_slug", refund.site_slug, MAX_SITE)
-            _check("origin_slug", refund.origin_slug)
+            refund_key = key_of(refund, key)
             email, currency = (_text_or_none(name, more.get(name)) for name in REPORT_COLUMNS)
         except InvalidRefund as error:
             return self._invalid(key, given, error)
-        return Row(
-            refund.site_slug,
-            refund_key,
-            refund.origin_slug,
-            refund.refunded_at,
-            refund.refund_subtotal,
-            refund.order_subtotal,
-            email=email,
-            currency=currency,
-        )
+        return Row.of(refund, refund_key, email=email, currency=currency)
 
     def _invalid(self, key: object, given: Mapping[str, object], error: InvalidRefund) -> Row:
         shown = RefundResult.invalid(given, error)
@@ -163,8 +171,12 @@ class RowReader:
         )
 
 
-def _key_of(key: object, refund: Refund) -> str:
-    """The key of a valid row: its own, or the slug if it refunds the whole order."""
+def key_of(refund: Refund, key: object) -> str:
+    """The key by which the ledger knows a refund: its own, or the slug if it refunds the whole order.
+
+    :param key: The refund's own id; ``None``: it has none.
+    :raises InvalidRefund: if the key is none, a part has none, or the ledger cannot keep the refund.
+    """
     if key is None and refund.is_partial:
         raise InvalidRefund.of(
             "refund_key",
@@ -174,6 +186,8 @@ def _key_of(key: object, refund: Refund) -> str:
         )
     refund_key = refund.origin_slug if key is None else identifier("refund_key", key)
     _check("refund_key", refund_key, MAX_KEY)
+    _check("site_slug", refund.site_slug, MAX_SITE)
+    _check("origin_slug", refund.origin_slug)
     return refund_key
 
 

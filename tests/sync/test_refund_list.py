@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from airflow_provider_talkable import InvalidRefund, Outcome, RefundResult, TalkableAuthError
+from airflow_provider_talkable import InvalidRefund, Outcome, Refund, RefundResult, TalkableAuthError
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Canned, Reset
 from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
-from airflow_provider_talkable.sync.refund_list import RefundList, row_of
-from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.refund_list import RefundList
+from airflow_provider_talkable.sync.rows import Row, key_of
 from tests.shop import Shop, once_requested
 
 FIRST_TRY = TaskRun("shop", "manual__1", "refund", -1, 1)
 RETRY = TaskRun("shop", "manual__1", "refund", -1, 2)
+
+
+def row_of(given: Mapping[str, object], *, site_slug: str) -> Row:
+    """What an operator makes of a mapping."""
+    columns = dict(given)
+    key = columns.pop("refund_key", None)
+    refund = Refund.from_row(columns, site_slug=site_slug)
+    return Row.of(refund, key_of(refund, key))
 
 
 def part(key: str, slug: str, amount: float = 5) -> Row:
