@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from airflow_provider_talkable.sync.ledger import Ledger
     from airflow_provider_talkable.sync.rows import Row
 
-TO_SEND = "to_send"
-
 
 def refunds_of(options: argparse.Namespace, hook: TalkableHook) -> list[Refund]:
     """All that is to be refunded, each once, or nothing."""
@@ -98,6 +96,7 @@ def preview(ledger: Ledger | None, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """What would be sent, and what would not, by what the ledger says."""
     from airflow_provider_talkable.sync.decisions import Note, Send, Skip, decide, told
     from airflow_provider_talkable.sync.entries import History
+    from airflow_provider_talkable.sync.preview import TO_SEND
 
     histories = ledger.histories(rows) if ledger else {}
     shown = []

@@ -277,6 +277,11 @@ def amount(field: str, value: object) -> Decimal | None:
     return abs(amount.quantize(_FOUR_DECIMALS, ROUND_HALF_EVEN))
 
 
+def in_digits(amount: Decimal) -> str:
+    """An amount as people write it: no exponent, no zeros at its end."""
+    return f"{amount.normalize():f}"
+
+
 def _number(value: object) -> Decimal | None:
     match value:
         case bool():

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.referrals import ReferralOutcome
+from airflow_provider_talkable.protocol.values import in_digits
 from airflow_provider_talkable.sync.entries import (
     HAS_IT,
     NOTHING_HAPPENED,
@@ -179,6 +180,6 @@ def _note_once(note: Note, newest: Entry | None) -> Decision:
 def told(refund: Row | Entry) -> str:
     """What Talkable is told of a refund, in words."""
     subtotal, moment = refund.refund_subtotal, refund.refunded_at
-    amount = "the whole order" if subtotal is None or refund.is_whole else f"{subtotal.normalize():f}"
+    amount = "the whole order" if subtotal is None or refund.is_whole else in_digits(subtotal)
     date = "no date" if moment is None else moment.isoformat(timespec="seconds")
     return f"{amount}, {date}, for {refund.origin_slug}"

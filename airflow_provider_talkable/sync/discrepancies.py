@@ -10,6 +10,7 @@ from enum import StrEnum
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralStatus, referral_of_origin
 from airflow_provider_talkable.protocol.rewards import KnownBy, Rewards, paid_rewards, payment_of
+from airflow_provider_talkable.protocol.values import in_digits
 from airflow_provider_talkable.sync.decisions import told
 from airflow_provider_talkable.sync.entries import HAS_IT, Entry, History, Settlement
 from airflow_provider_talkable.sync.rows import Row
@@ -161,7 +162,7 @@ def _counted(entry: Entry) -> str:
 
 def shown_amount(amount: Decimal | None) -> str:
     """An amount in words."""
-    return "nothing" if amount is None else f"{amount.normalize():f}"
+    return "nothing" if amount is None else in_digits(amount)
 
 
 def _why(entry: Entry) -> str:

@@ -238,7 +238,5 @@ class History:
                 doubts.clear()
                 notices.clear()
         noticed = tuple(doubt for doubt, _ in notices.values())
-        for _, notice in notices.values():
-            standing = notice
-            break
+        standing = next((notice for _, notice in notices.values()), standing)
         return cls(standing, tuple(doubts.values()), newest, tuple(unanswered.values()), noticed)

@@ -143,7 +143,7 @@ class Ledger:
             return {}
         found = self._read(lambda connection: self._lookups.entries(connection, rows))
         for entries in found.values():
-            self._ticks = max(self._ticks, int(entries[-1].entry_id[:TICKS], 16))
+            self._ticks = max(self._ticks, entries[-1].ticks)
         if beside and not beside <= {entry.entry_id for entries in found.values() for entry in entries}:
             raise LedgerError(
                 f"The ledger {self.name} does not show what was just written to it, as where reads come from "

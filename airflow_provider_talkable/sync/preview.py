@@ -11,7 +11,7 @@ from airflow_provider_talkable.sync.entries import History
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.sites import doubtful_sites
 from airflow_provider_talkable.sync.snapshot import Snapshot
-from airflow_provider_talkable.sync.summary import SHOWN, Summary, described
+from airflow_provider_talkable.sync.summary import SHOWN, Summary, described, named
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +48,7 @@ def preview(
                 case Send():
                     summary.outcomes[TO_SEND] += 1
                     if summary.outcomes[TO_SEND] <= SHOWN:
-                        log.info(
-                            "Would send: %s", described(row.origin_slug, row.refund_subtotal, row.site_slug)
-                        )
+                        log.info("Would send: %s", described(named(row)))
                 case Note(outcome, message):
                     summary.count(row, outcome, message)
                 case _:

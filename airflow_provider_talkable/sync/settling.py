@@ -13,6 +13,7 @@ from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_talkable.protocol.errors import InvalidRefund, TalkableError, printable
 from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.protocol.values import in_digits
 from airflow_provider_talkable.sync.columns import Key, in_utc
 from airflow_provider_talkable.sync.entries import HAS_IT, SUBMITTED, Entry, History, Settlement
 from airflow_provider_talkable.sync.ledger import Ledger
@@ -144,9 +145,7 @@ def entries_of(ledger: Ledger, key_or_order: str, *, site_slug: str | None = Non
     def read(connection: Connection, table: Table) -> list[dict[str, Any]]:
         columns = table.columns
         asked = or_(columns.refund_key == key_or_order, columns.origin_slug == key_or_order)
-        orders = (
-            select(columns.site_slug, columns.origin_slug).where(asked, *_of(table, site_slug)).distinct()
-        )
+        orders = select(columns.site_slug, columns.origin_slug).where(asked, *_of(table, site_slug))
         found = [
             and_(
                 columns.site_slug == site,
@@ -240,7 +239,7 @@ def _json_safe(value: object) -> Any:
         case datetime():
             return in_utc(value).isoformat()
         case Decimal():
-            return f"{value.normalize():f}"
+            return in_digits(value)
         case float():
-            return f"{Decimal(repr(value)).normalize():f}"
+            return in_digits(Decimal(repr(value)))
     return value

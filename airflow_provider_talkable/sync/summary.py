@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from decimal import Decimal
 from typing import Any
 
 from airflow_provider_talkable.protocol.errors import printable
 from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.protocol.values import in_digits
 from airflow_provider_talkable.sync.rows import Row
 
 SHOWN = 20
@@ -106,11 +106,11 @@ class Summary:
             self.referred += is_referred
             self.rewarded += late is True
             if late and len(self.late) < SHOWN:
-                self.late.append(_named(row))
+                self.late.append(named(row))
         elif outcome in _NOT_TRIED:
             self.not_tried[message or ""] += 1
         elif outcome in _FAILURES and len(self.failures) < SHOWN:
-            self.failures.append({**_named(row), "outcome": str(outcome), "error_message": message or ""})
+            self.failures.append({**named(row), "outcome": str(outcome), "error_message": message or ""})
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON-safe form."""
@@ -125,14 +125,14 @@ class Summary:
     def warnings(self) -> Iterator[str]:
         """What somebody should look at, a line for each refund."""
         for failure in self.failures:
-            yield f"{_described(failure)}: {failure['outcome']}: {failure['error_message']}"
+            yield f"{described(failure)}: {failure['outcome']}: {failure['error_message']}"
         failed = sum(self.outcomes[outcome] for outcome in _FAILURES)
         if failed > len(self.failures):
             yield f"… and {failed - len(self.failures)} more; the ledger has each"
         for reason, count in self.not_tried.most_common(SHOWN):
             yield f"Left for the next run: {count} refunds: {reason}"
         for refund in self.late:
-            yield f"{_described(refund)}: too late, the advocate had been paid"
+            yield f"{described(refund)}: too late, the advocate had been paid"
         if self.rewarded > len(self.late):
             yield f"… and {self.rewarded - len(self.late)} more that were too late"
         for key in self.unmatched_keys:
@@ -172,27 +172,22 @@ class Summary:
             yield f"Referrals voided: {voids}"
 
 
-def _named(row: Row) -> dict[str, Any]:
+def named(row: Row) -> dict[str, Any]:
+    """A refund by what people know it by, JSON-safe."""
     amount = row.refund_subtotal
     return {
         "site_slug": row.site_slug,
         "refund_key": row.refund_key,
         "origin_slug": row.origin_slug,
-        "refund_subtotal": None if amount is None else _amount(amount),
+        "refund_subtotal": None if amount is None else in_digits(amount),
     }
 
 
-def _described(refund: Mapping[str, Any]) -> str:
-    slug = refund["origin_slug"] or refund["refund_key"]
-    amount = refund["refund_subtotal"]
-    return described(slug, None if amount is None else Decimal(amount), refund["site_slug"])
+def described(refund: Mapping[str, Any]) -> str:
+    """A refund in a line of the log: which order, how much of it, at which site.
 
-
-def described(origin_slug: str, amount: Decimal | None, site_slug: str) -> str:
-    """A refund in a line of the log: which order, how much of it, at which site."""
-    part = "the whole order" if amount is None else f"{_amount(amount)} of it"
-    return f"{printable(origin_slug)} ({part}, site {printable(site_slug)})"
-
-
-def _amount(amount: Decimal) -> str:
-    return f"{amount.normalize():f}"
+    :param refund: As :func:`named` gives it.
+    """
+    amount, slug = refund["refund_subtotal"], refund["origin_slug"] or refund["refund_key"]
+    part = "the whole order" if amount is None else f"{amount} of it"
+    return f"{printable(slug)} ({part}, site {printable(refund['site_slug'])})"
