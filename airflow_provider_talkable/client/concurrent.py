@@ -18,7 +18,7 @@ from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.errands import Errand
 from airflow_provider_talkable.client.pacing import Pace, Pacer
 from airflow_provider_talkable.client.retries import RetryPolicy
-from airflow_provider_talkable.protocol.errors import TalkableError
+from airflow_provider_talkable.protocol.errors import TalkableError, interruption
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -238,4 +238,4 @@ def _raise(reason: str | None) -> None:
 def _reason_of(error: BaseException) -> TalkableError:
     if isinstance(error, TalkableError):
         return error
-    return TalkableError(f"the task was stopped ({type(error).__name__}: {error})")
+    return TalkableError(interruption(error))

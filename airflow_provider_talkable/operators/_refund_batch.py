@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_talkable.operators._supervision import Supervision
 from airflow_provider_talkable.operators._task_state import KeyedRefund, TaskState
-from airflow_provider_talkable.protocol.errors import TalkableConnectionError, TalkableError
+from airflow_provider_talkable.protocol.errors import TalkableConnectionError, TalkableError, interruption
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.refusals import OtherRefund, outcome_of_refusal
@@ -99,7 +99,7 @@ class RefundBatch:
                 self._keep(refund, result)
         except BaseException as error:
             # A timeout of Airflow's comes wherever it likes: what is on the wire is still answered.
-            self.stop(f"the task was stopped ({type(error).__name__}: {error})")
+            self.stop(interruption(error))
             with suppress(TalkableError):
                 for result, refund in answers:
                     self._keep(refund, result)

@@ -8,6 +8,11 @@ from typing import ClassVar
 from airflow_provider_talkable.protocol.outcomes import Outcome
 
 
+def interruption(error: BaseException) -> str:
+    """Why a task stopped that something from outside ended: a timeout of Airflow's, or a signal."""
+    return f"the task was stopped ({type(error).__name__}: {error})"
+
+
 def printable(slug: str) -> str:
     """A slug as it may stand in a log line: line breaks and other controls escaped."""
     return slug if slug.isprintable() else ascii(slug)

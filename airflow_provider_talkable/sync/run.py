@@ -13,7 +13,7 @@ from airflow_provider_talkable.client.errands import RefundErrand
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.client.streaks import Streak
-from airflow_provider_talkable.protocol.errors import LedgerError, TalkableError
+from airflow_provider_talkable.protocol.errors import LedgerError, TalkableError, interruption
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
@@ -160,7 +160,7 @@ class RefundSync:
                     self._end_early(error)
                 except BaseException as error:
                     # A timeout of Airflow's, or a signal, comes as an exception of whatever class.
-                    self._end_early(TalkableError(f"the task was stopped ({type(error).__name__}: {error})"))
+                    self._end_early(TalkableError(interruption(error)))
                     raise
         finally:
             self._measure()
