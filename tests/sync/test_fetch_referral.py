@@ -102,6 +102,10 @@ def test_every_generation_leaves_the_same_ledger_and_summary(generations: dict[G
         failures = {failure["refund_key"]: failure["outcome"] for failure in summary.pop("failures")}
         assert len(failures) == 20
         assert failures.items() <= {(entry["refund_key"], entry["event"]) for entry in shop.ledger()}
+        # Likewise, of 45.
+        late = {refund["refund_key"] for refund in summary.pop("late")}
+        assert len(late) == 20
+        assert late <= {entry["refund_key"] for entry in shop.ledger() if entry["reward_paid"]}
         summaries[generation] = {k: v for k, v in summary.items() if k not in ("seconds", "rate")}
     first, *others = summaries.values()
     assert others == [first, first]
