@@ -23,13 +23,11 @@ from airflow_provider_talkable.sandbox.talkable import Generation, Refusal, Seco
 REMEMBERED_REQUESTS = 10_000
 NO_PAGE = "<!DOCTYPE html><html><head><title>Not found (404)</title></head></html>"
 _SOON = 0.005  # seconds
+_BACKLOG = 128
 
 
 class Unrouted(Exception):
     """The path is none of the API's."""
-
-
-_TURNS_TO_END = 10
 
 
 class Sandbox:
@@ -77,7 +75,7 @@ class Sandbox:
         """Where it listens, once it does."""
         self._host, self._port = host, port
         self._server: web.Server | None = None
-        self._runner: web.ServerRunner | None = None
+        self._listener: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="talkable-sandbox", daemon=True)
 
@@ -94,7 +92,7 @@ class Sandbox:
         asyncio.run_coroutine_threadsafe(self.stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.run_until_complete(self._end_connections())
+        self._loop.run_until_complete(_turns())
         self._loop.close()
 
     async def start(self) -> None:
@@ -104,23 +102,23 @@ class Sandbox:
         """
         # A bare server, no router: that would decode the path before a slug could be told from it.
         self._server = web.Server(self._handle, access_log=None)
-        self._runner = web.ServerRunner(self._server, shutdown_timeout=1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
-        port = self._runner.addresses[0][1]
+        self._listener = await asyncio.get_running_loop().create_server(
+            self._server, self._host, self._port, backlog=_BACKLOG
+        )
+        port = self._listener.sockets[0].getsockname()[1]
         self.url = f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{port}"
 
     async def stop(self) -> None:
         """Stop listening; answers under way have a second to end."""
-        if self._runner:
-            await self._runner.cleanup()
-
-    async def _end_connections(self) -> None:
-        """Close those that were accepted last, and give all the turns of the loop that they take to end."""
-        for _ in range(_TURNS_TO_END):
-            await asyncio.sleep(0)
-            if self._server:
-                await self._server.shutdown(0)
+        if not (self._listener and self._server):
+            return
+        for sock in self._listener.sockets:
+            asyncio.get_running_loop().remove_reader(sock)
+        # asyncio forgets to close a connection that is accepted, but not yet served, when its server closes.
+        await _turns()
+        self._listener.close()
+        self._server.pre_shutdown()
+        await self._server.shutdown(1)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = urlsplit(request.raw_path).path
@@ -194,6 +192,12 @@ class Sandbox:
             case ["GET", "api", "v2", "people", person, "referrals_as_friend"]:
                 return 200, talkable.referrals_as_friend(_site_of(query), person)
         raise Unrouted
+
+
+async def _turns() -> None:
+    """Give the event loop the turns that a connection takes to begin, or to end."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 def _decoded(segment: str) -> str:

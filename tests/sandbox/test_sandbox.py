@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import gc
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from contextlib import suppress
@@ -416,3 +418,25 @@ def test_the_command_line_has_a_delay_for_rewards() -> None:
         finally:
             process.kill()
     assert state["my-store"]["A"]["referral"]["status"] == "approved"
+
+
+def test_connections_that_begin_as_it_ends_are_closed() -> None:
+    """pytest fails a test that leaves one open."""
+    for _ in range(5):
+        connections: list[socket.socket] = []
+
+        def connect(url: str, connections: list[socket.socket] = connections) -> None:
+            host, port = url.removeprefix("http://").split(":")
+            with suppress(OSError):
+                while True:
+                    connections.append(socket.create_connection((host, int(port)), timeout=1))
+
+        with Sandbox() as sandbox:
+            connecting = threading.Thread(target=connect, args=[sandbox.url])
+            connecting.start()
+            while len(connections) < 5:
+                time.sleep(0.001)
+        connecting.join()
+        for connection in connections:
+            connection.close()
+    gc.collect()
