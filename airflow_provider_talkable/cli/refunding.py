@@ -75,10 +75,11 @@ def send_through(hook: TalkableHook, ledger: Ledger, rows: Sequence[Row]) -> lis
         sync = RefundSync(snapshot, ledger, config, policy=hook.policy, pace=hook.pace, rules=Rules())
         with suppress(KeyboardInterrupt):
             sync.run()
-    histories = ledger.histories(rows)
+    histories, refused = ledger.look_up(rows)
     shown = []
     for row in rows:
-        history = histories.get((row.site_slug, row.refund_key))
+        key = (row.site_slug, row.refund_key)
+        history = histories.get(key)
         entry = history.newest if history else None
         shown.append(
             {
@@ -86,7 +87,7 @@ def send_through(hook: TalkableHook, ledger: Ledger, rows: Sequence[Row]) -> lis
                 "refund_key": row.refund_key,
                 "outcome": entry.event if entry else None,
                 "late": entry.late if entry else None,
-                "error_message": entry.error_message if entry else sync.summary.stopped,
+                "error_message": entry.error_message if entry else refused.get(key, sync.summary.stopped),
             }
         )
     return shown

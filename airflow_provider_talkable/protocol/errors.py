@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
@@ -208,3 +208,16 @@ class LedgerError(TalkableError):
 
 class LedgerLost(LedgerError):
     """The ledger's database went away and did not come back in time."""
+
+
+class LedgerValueError(LedgerError):
+    """The ledger's database refuses a value: what has none of the kind can be read and written.
+
+    :param reason: The database's own words.
+    :param refused: The ids of the entries that were not written; all others were.
+    """
+
+    def __init__(self, message: str, *, reason: str, refused: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.refused = refused or {}

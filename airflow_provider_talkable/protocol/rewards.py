@@ -16,6 +16,7 @@ JsonObject = dict[str, Any]
 
 _APPROVED = "approved"
 _PAID = "paid"
+_LARGEST = Decimal("99999999999.9999")
 
 
 class KnownBy(StrEnum):
@@ -119,7 +120,8 @@ def decimal_of(value: object) -> Decimal | None:
         amount = Decimal(str(value))
     except (InvalidOperation, ValueError):
         return None
-    return amount if amount.is_finite() and abs(amount) < Decimal(10) ** 11 else None
+    # No ledger keeps more, to four decimals.
+    return amount if amount.is_finite() and abs(amount) <= _LARGEST else None
 
 
 def _rewards(referral: JsonObject, name: str) -> Iterator[JsonObject]:

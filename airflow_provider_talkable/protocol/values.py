@@ -267,7 +267,8 @@ def amount(field: str, value: object) -> Decimal | None:
             "is no amount; give a number such as 12.50, or leave it out"
             + (" to refund the whole order" if field == "refund_subtotal" else ""),
         )
-    if not 0 <= amount < MAX_SUBTOTAL:
+    # Rounded up it may be too large.
+    if not (0 <= amount < MAX_SUBTOTAL and amount.quantize(_FOUR_DECIMALS) < MAX_SUBTOTAL):
         raise InvalidRefund.of(
             field,
             value,

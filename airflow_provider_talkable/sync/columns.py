@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -10,10 +10,11 @@ from typing import Any
 from sqlalchemy import Boolean, Column, Integer, String, Text, text
 
 from airflow_provider_talkable.protocol.answers import counted_subtotal_of, order_subtotal_of
+from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.sync.entries import SUBMITTED, Entry, History, Settlement
+from airflow_provider_talkable.sync.entries import OF_THE_ROW, SUBMITTED, Entry, History, Settlement
 from airflow_provider_talkable.sync.rows import MAX_KEY, MAX_SITE, Row
-from airflow_provider_talkable.sync.tables import added, amount_type, moment_type, storable
+from airflow_provider_talkable.sync.tables import added, amount_type, escaped, moment_type, storable
 
 Values = dict[str, Any]
 """An entry to be written, by column."""
@@ -30,6 +31,14 @@ READ = tuple(name for name in Entry.__dataclass_fields__ if name != "is_of_this_
 _FOUR_DECIMALS = Decimal("0.0001")
 _MOMENTS = ("refunded_at", "sending_until")
 _AMOUNTS = ("refund_subtotal", "order_subtotal", "counted_subtotal", "sent_subtotal")
+_OF_A_ROW = (
+    "site_slug",
+    "refund_key",
+    "origin_slug",
+    "refunded_at",
+    "refund_subtotal",
+    "order_subtotal",
+)
 _RESTATED = (
     "error_message",
     "referral_id",
@@ -103,6 +112,21 @@ def values_of(row: Row, event: str) -> Values:
         "refund_subtotal": row.refund_subtotal,
         "order_subtotal": row.order_subtotal,
     }
+
+
+def row_of(entry: Values) -> Row:
+    """The refund that an entry is about; of one about its row, with that."""
+    problem = Outcome(entry["event"]) if entry["event"] in OF_THE_ROW else None
+    message = entry["error_message"] if problem else None
+    return Row(**{name: entry[name] for name in _OF_A_ROW}, problem=problem, message=message)
+
+
+def simpler(entry: Values) -> Iterator[Values]:
+    """An entry with less and less of what it says beside the refund and what became of it."""
+    if message := entry.get("error_message"):
+        yield entry | {"error_message": escaped(message)}
+    kept = ("entry_id", "logged_at", "event", *_OF_A_ROW, "http_status", "attempts")
+    yield {name: entry.get(name) for name in kept}
 
 
 def values_of_submitted(row: Row, longest_sending: timedelta) -> Values:

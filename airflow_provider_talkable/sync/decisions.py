@@ -18,6 +18,7 @@ from airflow_provider_talkable.sync.entries import (
     Settlement,
 )
 from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.tables import escaped
 
 RESENDABLE = frozenset({Outcome.NOT_FOUND, Outcome.NOT_COUNTED, Outcome.REJECTED, Outcome.CONFLICT})
 """The outcomes that hold a refund back until ``resend`` names them."""
@@ -172,7 +173,11 @@ def _conflict(row: Row, sent: Entry, newest: Entry | None, resend: AbstractSet[O
 
 def _note_once(note: Note, newest: Entry | None) -> Decision:
     """A problem that the ledger has already is not written there again with each run."""
-    if newest and (newest.event, newest.error_message) == (note.outcome, note.message):
+    # A ledger that cannot keep all characters has it in ASCII.
+    if newest and (newest.event, escaped(newest.error_message or "")) == (
+        note.outcome,
+        escaped(note.message),
+    ):
         return Skip(newest)
     return note
 

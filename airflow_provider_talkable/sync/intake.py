@@ -73,10 +73,14 @@ class Intake:
         if not self._undecided:
             self._undecided.extend(self._snapshot.take(_LOOK_UP))
         self.is_read = not self._undecided
-        histories = self._ledger.histories(self._undecided)
+        histories, refused = self._ledger.look_up(list(self._undecided))
         while self._undecided:
             row = self._undecided.popleft()
-            history = histories.get((row.site_slug, row.refund_key), History())
+            key = (row.site_slug, row.refund_key)
+            if key in refused:
+                self._records.refuse(row, refused[key])
+                continue
+            history = histories.get(key, History())
             match self._decision(row, history):
                 case Send():
                     self._decided.append(row)

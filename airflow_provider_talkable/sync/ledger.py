@@ -15,7 +15,7 @@ from sqlalchemy import Table, select
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.sql import ColumnElement
 
-from airflow_provider_talkable.protocol.errors import LedgerError
+from airflow_provider_talkable.protocol.errors import LedgerError, LedgerValueError
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.sync.columns import (
     OF_OUTCOMES,
@@ -34,6 +34,7 @@ from airflow_provider_talkable.sync.lookups import Lookups
 from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.tables import OwnTable
+from airflow_provider_talkable.sync.unkeepable import sift
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +139,7 @@ class Ledger:
         :param rows: At most a few hundred: their keys go into one statement for each site.
         :param beside: The ids of entries of these keys that were written before, and are not looked at.
         :raises LedgerError: if it does not show one of those: then it may hide others as well.
+        :raises LedgerValueError: if the database cannot look up all of the keys.
         """
         if not self._exists:
             return {}
@@ -155,16 +157,33 @@ class Ledger:
             for key, entries in found.items()
         }
 
+    def look_up(self, rows: Sequence[Row]) -> tuple[dict[Key, History], dict[Key, str]]:
+        """The same also where the database cannot look up all of the keys.
+
+        :return: What is known, and of which keys it cannot look up an entry, and why.
+        """
+        known: dict[Key, History] = {}
+        refused = sift(rows, lambda some: known.update(self.histories(some)))
+        return known, {(row.site_slug, row.refund_key): error.reason for row, error in refused}
+
     def append(self, entries: Sequence[Values]) -> None:
-        """Write entries, all or none.
+        """Write entries, all or none, but for those that the database cannot keep.
 
         If a call fails, it may be repeated with the same entries, and more: what was written is not
         written again.
 
         :raises LedgerLost: if the database is gone for too long.
+        :raises LedgerValueError: once all others are written, with those that it cannot keep.
         """
-        if entries:
-            self._own.patiently(lambda: self._append(entries))
+        if not entries:
+            return
+        given = frozenset(entry["entry_id"] for entry in entries)
+        refused = sift(entries, lambda some: self._own.patiently(lambda: self._append(some)))
+        self._tried = given
+        if refused:
+            reasons = {entry["entry_id"]: error.reason for entry, error in refused}
+            error = refused[0][1]
+            raise LedgerValueError(error.args[0], reason=error.reason, refused=reasons)
 
     def column(self, name: str) -> ColumnElement[Any]:
         """A column to read, of nothing where the table lacks it."""
@@ -250,13 +269,11 @@ class Ledger:
         return f"{ticks:0{TICKS}x}{self.writer}"
 
     def _append(self, entries: Sequence[Values]) -> None:
-        given = frozenset(entry["entry_id"] for entry in entries)
         with self._engine.begin() as connection:
             if again := [entry for entry in entries if entry["entry_id"] in self._tried]:
                 # An earlier call may have written them though it failed at its end.
                 written = self._inserts.written(connection, again)
                 entries = [entry for entry in entries if entry["entry_id"] not in written]
-            self._tried |= given
+            self._tried |= {entry["entry_id"] for entry in entries}
             if entries:
                 self._inserts.insert(connection, entries)
-        self._tried = given

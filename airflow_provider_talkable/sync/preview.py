@@ -12,6 +12,7 @@ from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.sites import doubtful_sites
 from airflow_provider_talkable.sync.snapshot import Snapshot
 from airflow_provider_talkable.sync.summary import SHOWN, Summary, described, named
+from airflow_provider_talkable.sync.unkeepable import variants
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +35,12 @@ def preview(
     summary = Summary(rows=snapshot.rows, duplicates=snapshot.rows - snapshot.refunds)
     doubtful = doubtful_sites(ledger, snapshot.sites)
     while rows := snapshot.take(_LOOK_UP):
-        histories = ledger.histories(rows)
+        histories, refused = ledger.look_up(rows)
         for row in rows:
-            history = histories.get((row.site_slug, row.refund_key), History())
+            key = (row.site_slug, row.refund_key)
+            if key in refused:
+                row = next(variants(row, refused[key]))
+            history = histories.get(key, History())
             match decide(
                 row,
                 history,

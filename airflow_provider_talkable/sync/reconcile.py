@@ -278,7 +278,8 @@ class Reconciliation:
             while rows := self._snapshot.take(_LOOK_UP):
                 found: list[Discrepancy] = []
                 questions: list[Question] = []
-                histories = self._ledger.histories(rows)
+                # Of what it cannot look up it has no entry.
+                histories, _ = self._ledger.look_up(rows)
                 for row in rows:
                     self.summary.cover(row.refunded_at)
                     history = histories.get((row.site_slug, row.refund_key), History())

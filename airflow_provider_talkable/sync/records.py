@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 
 from airflow_provider_talkable.protocol.answers import counted_subtotal_of
-from airflow_provider_talkable.protocol.errors import LedgerError, printable
+from airflow_provider_talkable.protocol.errors import LedgerError, LedgerValueError, printable
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.results import RefundResult
-from airflow_provider_talkable.sync.columns import Key, Values
-from airflow_provider_talkable.sync.entries import Entry, counts_otherwise
+from airflow_provider_talkable.sync.columns import Key, Values, row_of, simpler
+from airflow_provider_talkable.sync.decisions import Note, Send, Skip, decide
+from airflow_provider_talkable.sync.entries import Entry, History, counts_otherwise
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.orders import Taken, judged, others_than, sent_in_all
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.sites import Sites
 from airflow_provider_talkable.sync.summary import Summary
+from airflow_provider_talkable.sync.unkeepable import variants
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +52,75 @@ class Records:
         self._unrecorded: list[Values] = []
         self._to_be_resumed: list[tuple[Row, RefundResult]] = []
 
-    def write(self, further: Sequence[Values] = ()) -> None:
+    def write(self, further: Sequence[Values] = ()) -> dict[str, str]:
         """Append to the ledger what it does not know yet.
 
         :param further: More entries.
+        :return: Those of them that its database cannot keep, by their ids, and why.
         """
-        self._ledger.append([*self._unrecorded, *further])
-        self._unrecorded.clear()
+        refused: Mapping[str, str] = {}
+        try:
+            self._ledger.append([*self._unrecorded, *further])
+        except LedgerValueError as error:
+            refused = error.refused
+        # Until something of them is kept they are not forgotten.
+        self._unrecorded = [entry for entry in self._unrecorded if entry["entry_id"] in refused]
+        while self._unrecorded:
+            entry = self._unrecorded[-1]
+            self._write_what_can_be_kept(entry, refused[entry["entry_id"]])
+            self._unrecorded.pop()
+        return {
+            entry["entry_id"]: refused[entry["entry_id"]] for entry in further if entry["entry_id"] in refused
+        }
+
+    def _write_what_can_be_kept(self, entry: Values, reason: str) -> None:
+        """Write of an entry that the database cannot keep what it can: of what was sent, the outcome."""
+        log.warning(
+            "The ledger %s cannot keep all that is known of %s (%s): %s, %s",
+            self._ledger.name,
+            printable(entry["refund_key"]),
+            reason,
+            entry["event"],
+            entry["error_message"],
+        )
+        for less in simpler(entry):
+            with suppress(LedgerValueError):
+                self._ledger.append([less])
+                return
+        if entry["attempts"]:
+            raise LedgerError(
+                f"The ledger {self._ledger.name} cannot keep what became of a refund ({reason})"
+            )
+        self._keep_as_invalid(row_of(entry), reason)
+
+    def refuse(self, row: Row, reason: str) -> None:
+        """Note a row that the ledger's database cannot keep, so that it is not sent.
+
+        :param reason: The database's own words.
+        :raises LedgerError: if it cannot keep even that.
+        """
+        kept = self._keep_as_invalid(row, reason)
+        if isinstance(kept, Entry):
+            self.skip(row, kept)
+        else:
+            self._count(row, RefundResult(row.origin_slug, kept.outcome, error_message=kept.message))
+
+    def _keep_as_invalid(self, row: Row, reason: str) -> Entry | Note:
+        """Write that a row cannot be kept, unless the ledger says so already."""
+        for variant in variants(row, reason):
+            with suppress(LedgerValueError):
+                known = self._ledger.histories([variant])
+                history = known.get((variant.site_slug, variant.refund_key), History())
+                match decide(variant, history):
+                    case Skip(entry):
+                        return entry
+                    case Note(outcome, message) as note:
+                        result = RefundResult(variant.origin_slug, outcome, error_message=message)
+                        self._ledger.append([self._ledger.outcome(variant, result)])
+                        return note
+                    case Send():  # pragma: no cover - each variant has a problem
+                        raise AssertionError(variant)
+        raise LedgerError(f"The ledger {self._ledger.name} cannot keep anything of a refund ({reason})")
 
     def repeated(self, row: Row, earlier: Entry) -> None:
         """Note that a refund is to be sent of which the ledger has an entry."""

@@ -23,7 +23,8 @@ REPORT_COLUMNS = ("email", "currency")
 # bytes; a character takes up to four.
 MAX_KEY = 512
 MAX_SITE = 128
-_UNKNOWN_SITE = "?"
+UNKNOWN_SITE = "?"
+"""The site of an invalid row that names none."""
 # PostgreSQL keeps no NUL, and a lone surrogate has no encoding.
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 
@@ -163,8 +164,8 @@ class RowReader:
         shown = RefundResult.invalid(given, error)
         slug = "" if shown.origin_slug == "None" else shown.origin_slug
         return Row(
-            _valid_site(given.get("site_slug") or self._site_slug) or _UNKNOWN_SITE,
-            _valid_key(key, given) or _digest({"refund_key": key, **given}),
+            _valid_site(given.get("site_slug") or self._site_slug) or UNKNOWN_SITE,
+            _valid_key(key, given) or digest({"refund_key": key, **given}),
             slug.replace("\0", "\\x00"),
             problem=Outcome.INVALID,
             message=shown.error_message,
@@ -233,7 +234,7 @@ def _is_text(text: str) -> bool:
     return _NO_TEXT.search(text) is None
 
 
-def _digest(given: Mapping[str, object]) -> str:
+def digest(given: Mapping[str, object]) -> str:
     """The same row has the same key in the next run."""
     content = repr(sorted((name, shown(value)) for name, value in given.items()))
     return "row:" + hashlib.sha256(content.encode(errors="backslashreplace")).hexdigest()[:32]

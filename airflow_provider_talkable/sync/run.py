@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from airflow_provider_talkable.client.concurrent import GRACE, Sender
@@ -17,6 +17,7 @@ from airflow_provider_talkable.protocol.errors import LedgerError, TalkableError
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
+from airflow_provider_talkable.sync.columns import Values
 from airflow_provider_talkable.sync.intake import Intake
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.liveness import longest_sending
@@ -254,11 +255,26 @@ class RefundSync:
         # Until it is handed over, an error means that it was not sent.
         self._not_handed_over = batch
         submitted = [self._ledger.submitted(row) for row in batch]
-        self._records.write(submitted)
+        refused = self._records.write(submitted)
+        if refused:
+            batch, submitted = self._without_refused(batch, submitted, refused)
         if not all(row.is_whole for row in batch):
             batch = self._intake.without_contested(batch, [entry["entry_id"] for entry in submitted])
         self._sender.put((row, row.refund) for row in batch)
         self._not_handed_over = []
+
+    def _without_refused(
+        self, batch: Sequence[Row], submitted: Sequence[Values], refused: Mapping[str, str]
+    ) -> tuple[list[Row], list[Values]]:
+        """Those that the ledger's database can keep; the others are invalid."""
+        both = list(zip(batch, submitted, strict=True))
+        kept = [(row, entry) for row, entry in both if entry["entry_id"] not in refused]
+        self._not_handed_over = [row for row, _ in kept]
+        for row, entry in both:
+            if reason := refused.get(entry["entry_id"]):
+                self._intake.is_answered(row)
+                self._records.refuse(row, reason)
+        return self._not_handed_over, [entry for _, entry in kept]
 
     def _keep_all(self, answers: Sequence[tuple[Row, RefundResult]]) -> None:
         """Note what became of refunds that were handed over."""

@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 from sqlalchemy import TIMESTAMP, Column, DateTime, Float, Index, MetaData, Numeric, Table, inspect
 from sqlalchemy.dialects.mysql import DATETIME
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateColumn, CreateIndex
 from sqlalchemy.sql import quoted_name
 from sqlalchemy.sql.elements import TextClause
 from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
-from airflow_provider_talkable.protocol.errors import LedgerError, LedgerLost
+from airflow_provider_talkable.protocol.errors import LedgerError, LedgerLost, LedgerValueError
+from airflow_provider_talkable.sync.database_errors import is_gone, is_of_a_value, short
 
 log = logging.getLogger(__name__)
 
@@ -95,32 +96,39 @@ class OwnTable:
 
         :param patience: For how many seconds; default: :data:`PATIENCE`.
         :raises LedgerLost: if it is gone for longer.
+        :raises LedgerValueError: if it refuses a value.
         :raises LedgerError: if it does not let it.
         """
         # SQLAlchemy's own errors show the statement and a thousand entries: none of that is for the log.
         seconds = PATIENCE if patience is None else patience
         retrying = Retrying(
-            retry=retry_if_exception(_is_gone),
+            retry=retry_if_exception(is_gone),
             stop=lambda state: self.stopping or (state.seconds_since_start or 0) > seconds,
             wait=wait_random_exponential(multiplier=0.2, max=2),
             before_sleep=lambda state: log.warning(
                 "The %s %s cannot be reached (%s); trying again",
                 self.what,
                 self.name,
-                _short(state.outcome.exception() if state.outcome else None),
+                short(state.outcome.exception() if state.outcome else None),
             ),
             reraise=True,
         )
         try:
             return retrying(call)
-        except SQLAlchemyError as error:
-            if _is_gone(error):
+        except (SQLAlchemyError, UnicodeError, OverflowError) as error:
+            if is_of_a_value(error):
+                raise LedgerValueError(
+                    f"The {self.what} {self.name} cannot keep a value ({short(error)}); change it in the "
+                    "query, or use a database that can, e.g. one in UTF-8",
+                    reason=short(error),
+                ) from None
+            if is_gone(error):
                 raise LedgerLost(
-                    f"The {self.what} {self.name} cannot be reached ({_short(error)}); once its database is "
+                    f"The {self.what} {self.name} cannot be reached ({short(error)}); once its database is "
                     "back, run this again: it goes on where the ledger ends"
                 ) from None
             raise LedgerError(
-                f"The {self.what} {self.name} cannot be used ({_short(error)}); the connection needs to be "
+                f"The {self.what} {self.name} cannot be used ({short(error)}); the connection needs to be "
                 "allowed to create it, or to select from it and insert into it"
             ) from None
 
@@ -168,12 +176,12 @@ class OwnTable:
                 left = self._lacking()
                 if column.name not in [each.name for each in left]:
                     continue
-                if error.connection_invalidated or "locked" in _short(error):
+                if error.connection_invalidated or "locked" in short(error):
                     # It is gone, or SQLite while another task writes.
                     raise
                 raise LedgerError(
                     f"The {self.what} {self.name} lacks columns that this version writes, and the connection "
-                    f"may not add them ({_short(error)}); have its owner run: {self._statements(left)}"
+                    f"may not add them ({short(error)}); have its owner run: {self._statements(left)}"
                 ) from None
             log.info("The %s %s has a new column: %s", self.what, self.name, column.name)
 
@@ -187,7 +195,7 @@ class OwnTable:
             self._index.create(self.engine)
         except DBAPIError as error:
             # Another task has made it in this moment; or else look-ups by it only take longer.
-            log.info("The %s %s has no index %s: %s", self.what, self.name, self._index.name, _short(error))
+            log.info("The %s %s has no index %s: %s", self.what, self.name, self._index.name, short(error))
 
     def _adding(self, column: Column[Any]) -> str:
         dialect = self.engine.dialect
@@ -248,14 +256,6 @@ def storable(value: object, longest: int | None = None) -> str | None:
     return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")[:longest]
 
 
-def _is_gone(error: BaseException) -> bool:
-    # A server that ends without a word is no operational error to psycopg2, but SQLAlchemy knows it.
-    return isinstance(error, (OperationalError, InterfaceError)) or (
-        isinstance(error, DBAPIError) and error.connection_invalidated
-    )
-
-
-def _short(error: BaseException | None) -> str:
-    """Without the statement and its parameters, which SQLAlchemy's message goes on with."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+def escaped(text: str) -> str:
+    """As text in ASCII, which every database keeps."""
+    return text.encode("ascii", "backslashreplace").decode().replace("\0", "\\x00")
