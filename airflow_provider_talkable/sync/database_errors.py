@@ -17,15 +17,20 @@ def is_of_a_value(error: BaseException) -> bool:
     if error.connection_invalidated:
         return False
     cause = error.orig
-    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""
     number = cause.args[0] if cause is not None and cause.args else None
     return (
         isinstance(error, DataError)
-        or str(state).startswith(_DATA_EXCEPTION)
+        or state_of(error).startswith(_DATA_EXCEPTION)
         or number in _MYSQL_CHARACTERS
         # So SQLite says it of a text.
         or "Could not decode" in str(cause)
     )
+
+
+def state_of(error: BaseException) -> str:
+    """The SQLSTATE that the database gives; empty: it gives none, or it is an error of the driver."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
 
 
 def is_gone(error: BaseException) -> bool:
