@@ -11,7 +11,7 @@ from airflow_provider_talkable.protocol.errors import TalkableError
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.sync.columns import Key
 from airflow_provider_talkable.sync.decisions import Decision, Note, Send, Skip, decide
-from airflow_provider_talkable.sync.entries import History
+from airflow_provider_talkable.sync.entries import NOTHING_HAPPENED, History
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.records import Records
 from airflow_provider_talkable.sync.rows import Row
@@ -63,6 +63,7 @@ class Intake:
         self._most_parts = most_parts
         self._parts_under_way = 0
         self._orders_under_way: set[Key] = set()
+        self._left_before: dict[Key, str] = {}
 
     def __len__(self) -> int:
         """How many rows wait for their turn."""
@@ -84,6 +85,8 @@ class Intake:
             match self._decision(row, history):
                 case Send():
                     self._decided.append(row)
+                    if history.newest and history.newest.event in NOTHING_HAPPENED:
+                        self._left_before[key] = history.newest.event
                     if earlier := history.doubt or history.standing:
                         self._records.repeated(row, earlier)
                 case Note(outcome, message, doubt):
@@ -117,6 +120,8 @@ class Intake:
                 behind.add(order)
             else:
                 self._orders_under_way.add(order)
+                # What is submitted has a word of its own to come.
+                self._left_before.pop((row.site_slug, row.refund_key), None)
                 self._parts_under_way += not row.is_whole
                 batch.append(row)
         self._decided.extendleft(reversed(waiting))
@@ -166,11 +171,12 @@ class Intake:
         return kept
 
     def _leave(self, row: Row, reason: TalkableError, *, is_throttled: bool) -> None:
+        outcome, message = Outcome.ABORTED, f"Not tried: {reason.args[0]}"
         if is_throttled:
+            outcome = Outcome.THROTTLED
             message = "Not sent: Talkable has throttled this site for too long"
-            self._records.note(row, Outcome.THROTTLED, message)
-        else:
-            self._records.note(row, Outcome.ABORTED, f"Not tried: {reason.args[0]}")
+        is_known = self._left_before.pop((row.site_slug, row.refund_key), None) == outcome
+        self._records.note(row, outcome, message, is_known=is_known)
 
     def _decision(self, row: Row, history: History) -> Decision:
         return decide(

@@ -153,13 +153,17 @@ class Records:
         self.restate(row, entry, after=after)
         self._summary.skipped += 1
 
-    def note(self, row: Row, outcome: Outcome, message: str, *, after: str | None = None) -> None:
+    def note(
+        self, row: Row, outcome: Outcome, message: str, *, after: str | None = None, is_known: bool = False
+    ) -> None:
         """Note what becomes of a refund that is not sent.
 
         :param after: The id of an entry that this is about.
+        :param is_known: Whether it is what the ledger says already: then it is counted and not written.
         """
         result = RefundResult(row.origin_slug, outcome, error_message=message)
-        self._unrecorded.append(self._ledger.outcome(row, result, after=after))
+        if not is_known:
+            self._unrecorded.append(self._ledger.outcome(row, result, after=after))
         self._count(row, result)
 
     def keep_all(self, answers: Sequence[tuple[Row, RefundResult]]) -> None:
