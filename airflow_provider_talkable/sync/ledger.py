@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -39,6 +40,9 @@ from airflow_provider_talkable.sync.unkeepable import sift
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+# Whatever was written within this time is read, for its run may be alive.
+_LONGEST_ALIVE = timedelta(hours=4)
 
 DEFAULT_TABLE = "talkable_refund_ledger"
 
@@ -143,7 +147,9 @@ class Ledger:
         """
         if not self._exists:
             return {}
-        found = self._read(lambda connection: self._lookups.entries(connection, rows))
+        alive = max(_LONGEST_ALIVE, 2 * self.longest_sending) // timedelta(microseconds=1) * 1000
+        since = f"{max(0, time.time_ns() - alive):0{TICKS}x}"
+        found = self._read(lambda connection: self._lookups.entries(connection, rows, settled_before=since))
         for entries in found.values():
             self._ticks = max(self._ticks, entries[-1].ticks)
         if beside and not beside <= {entry.entry_id for entries in found.values() for entry in entries}:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import and_, case, distinct, func, literal, null, select
+from sqlalchemy import Select, String, and_, bindparam, case, cast, distinct, func, literal, null, or_, select
+from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
+from sqlalchemy.sql.selectable import ScalarSelect
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.sync.columns import OF_OUTCOMES, READ, TASK, Key, entry_of, exact
-from airflow_provider_talkable.sync.entries import SETTLED, Entry, Settlement
+from airflow_provider_talkable.sync.entries import NOTHING_HAPPENED, OF_THE_ROW, SETTLED, Entry, Settlement
 from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.tables import OwnTable
 
+_DECISIVE = sorted(
+    outcome.value
+    for outcome in Outcome
+    if outcome not in NOTHING_HAPPENED | OF_THE_ROW | {Outcome.UNCONFIRMED}
+)
 _TAKEN = tuple(outcome.value for outcome in Outcome if outcome.is_success)
 
 
@@ -43,9 +52,32 @@ class Lookups:
         """The conditions that the task wrote an entry, whichever try of it."""
         return [self._columns[name] == self._task_run[name] for name in TASK]
 
-    def entries(self, connection: Connection, rows: Iterable[Row]) -> dict[Key, list[Entry]]:
-        """All entries of the rows' keys, oldest first."""
+    def entries(
+        self, connection: Connection, rows: Iterable[Row], *, settled_before: str
+    ) -> dict[Key, list[Entry]]:
+        """The entries of the rows' keys that a decision needs, oldest first.
+
+        Where the database can, what came before the newest one that says what Talkable made of a refund is
+        left out; with all entries :meth:`History.of` comes to the same.
+
+        :param settled_before: The id before which that one has to lie, since a run may be alive of which a
+            later one says nothing.
+        """
         found: dict[Key, list[Entry]] = {}
+        query = self._of_keys(connection.dialect.name, self._own.missing)
+        for site, of_site in groupby(sorted(rows, key=_site), key=_site):
+            keys = [row.refund_key for row in of_site]
+            given = {"site": site, "keys": keys, "asked": json.dumps(keys), "settled_before": settled_before}
+            for site_slug, refund_key, *values in connection.execute(query, given):
+                if site_slug is not None:
+                    found.setdefault((site_slug, refund_key), []).append(entry_of(values))
+        for entries in found.values():
+            entries.sort(key=lambda entry: entry.entry_id)
+        return found
+
+    @lru_cache(maxsize=2)  # noqa: B019 - it takes longer to build than to execute, and lives as long as this
+    def _of_keys(self, dialect: str, _missing: AbstractSet[str]) -> Select[Any]:
+        """The statement of :meth:`entries`; which columns the table lacks may change once."""
         columns = self._columns
         # As a number: not every database can select a condition.
         of_this_task = case((and_(*self.is_of_task), 1), else_=0) if self._task_run["dag_id"] else literal(0)
@@ -55,14 +87,39 @@ class Lookups:
             *(self.column(name).label(name) for name in READ),
             of_this_task,
         ]
-        for site, of_site in groupby(sorted(rows, key=_site), key=_site):
-            keys = [row.refund_key for row in of_site]
-            query = select(*wanted).where(columns.site_slug == site, columns.refund_key.in_(keys))
-            for site_slug, refund_key, *values in connection.execute(query):
-                found.setdefault((site_slug, refund_key), []).append(entry_of(values))
-        for entries in found.values():
-            entries.sort(key=lambda entry: entry.entry_id)
-        return found
+        is_of_site = columns.site_slug == bindparam("site")
+        given = bindparam("asked", type_=String)
+        match dialect:
+            case "postgresql":
+                asked = func.json_array_elements_text(cast(given, JSON))
+            case "sqlite":
+                asked = func.json_each(given)
+            case _:
+                of_keys = columns.refund_key.in_(bindparam("keys", expanding=True))
+                return select(*wanted).where(is_of_site, of_keys)
+        # Key by key, so that the index leads to the newest entries past whatever else there is. An outer join
+        # keeps the order of the two, whatever the database believes of the table.
+        keys = asked.table_valued("value").alias("keys_asked")
+        is_of_key = and_(is_of_site, columns.refund_key == keys.columns.value)
+        since = columns.entry_id >= func.coalesce(self._newest_decisive(keys.columns.value), "")
+        return select(*wanted).select_from(keys.outerjoin(self._own.table, and_(is_of_key, since)))
+
+    def _newest_decisive(self, key: ColumnElement[str]) -> ScalarSelect[str]:
+        """The newest entry that says what Talkable made of a refund, whatever was known before."""
+        earlier = self._own.table.alias("earlier").columns
+        is_doubt_of_its_own = and_(earlier.event == Outcome.UNCONFIRMED.value, earlier.attempts > 0)
+        return (
+            select(func.max(earlier.entry_id))
+            .where(
+                earlier.site_slug == bindparam("site"),
+                earlier.refund_key == key,
+                earlier.entry_id < bindparam("settled_before"),
+                # What repeats an earlier entry took none.
+                earlier.attempts.is_not(None),
+                or_(earlier.event.in_(_DECISIVE), is_doubt_of_its_own),
+            )
+            .scalar_subquery()
+        )
 
     def orders(self, connection: Connection, slugs: Mapping[str, AbstractSet[str]]) -> dict[Key, list[Taken]]:
         """What Talkable has taken, or may have, of orders; each refund once.

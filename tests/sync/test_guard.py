@@ -42,7 +42,8 @@ class Replica:
         self, _conn: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
     ) -> tuple[str, Any]:
         if statement.startswith("SELECT"):
-            statement = statement.replace(f'FROM "{LEDGER}"', f'FROM replica."{LEDGER}"')
+            for before in ("FROM", "JOIN"):
+                statement = statement.replace(f'{before} "{LEDGER}"', f'{before} replica."{LEDGER}"')
         return statement.replace("PRAGMA main.", "PRAGMA replica."), parameters
 
 
