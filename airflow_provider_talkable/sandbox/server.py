@@ -92,7 +92,7 @@ class Sandbox:
         asyncio.run_coroutine_threadsafe(self.stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.run_until_complete(_turns())
+        self._loop.run_until_complete(_end())
         self._loop.close()
 
     async def start(self) -> None:
@@ -192,6 +192,15 @@ class Sandbox:
             case ["GET", "api", "v2", "people", person, "referrals_as_friend"]:
                 return 200, talkable.referrals_as_friend(_site_of(query), person)
         raise Unrouted
+
+
+async def _end() -> None:
+    """End what still waits to answer somebody who is gone."""
+    waiting = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await _turns()
 
 
 async def _turns() -> None:
