@@ -14,6 +14,7 @@ from tenacity import AsyncRetrying
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.failures import StoppedUnsent
 from airflow_provider_talkable.client.lanes import Lane, Lanes
+from airflow_provider_talkable.client.outage import Outage
 from airflow_provider_talkable.client.pacing import Pacer
 from airflow_provider_talkable.client.retries import Attempts, RetryPolicy
 from airflow_provider_talkable.client.transport import Transport
@@ -56,6 +57,8 @@ class AsyncTalkableClient:
     :param policy: How long a request is worth trying. Its patience is each site's as well: once a
         site has answered nothing but 429 for so long, what is left for it is not sent.
     :param new_pacer: Makes the pacer of each site; ``None``: refunds are not paced.
+    :param max_in_flight: Requests on the wire at a time, shared fairly among sites; ``None``: as many as are
+        awaited.
     :param sleep: What waits between attempts; takes seconds. Default: one that :meth:`stop` ends.
     """
 
@@ -65,6 +68,7 @@ class AsyncTalkableClient:
         policy: RetryPolicy | None = None,
         *,
         new_pacer: Callable[[], Pacer] | None = None,
+        max_in_flight: int | None = None,
         sleep: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
         self.config = config
@@ -74,8 +78,11 @@ class AsyncTalkableClient:
         self._policy = policy or RetryPolicy()
         # Among thousands of requests, which are paced, a few always fail at first.
         self._log_level = logging.DEBUG if new_pacer else logging.WARNING
-        self._sleep = sleep or self._wait
-        self.lanes = Lanes(new_pacer, self._policy.throttle_patience)
+        self._sleep = sleep
+        self.lanes = Lanes(new_pacer, self._policy.throttle_patience, max_in_flight)
+        self.outage = Outage(max_in_flight, self._policy.outage_patience) if max_in_flight else None
+        """Whether the host answers at all; of requests sent many at a time only."""
+        self._probing: asyncio.Future[None] | None = None
 
     @property
     def requests(self) -> Counter[str]:
@@ -99,19 +106,23 @@ class AsyncTalkableClient:
         return self.lanes.stopped
 
     @property
-    def denied_sites(self) -> dict[str, TalkableError]:
-        """The sites that Talkable denies the key, and the error that each ended in."""
+    def refusing_sites(self) -> dict[str, TalkableError]:
+        """The sites that deny the key or refuse one refund after the other, and the error each ended in."""
         closed = {site: lane.closed for site, lane in self.lanes.closed.items()}
-        return {site: error for site, error in closed.items() if isinstance(error, TalkableAccessDenied)}
+        return {
+            site: error
+            for site, error in closed.items()
+            if error and not isinstance(error, TalkableThrottled)
+        }
 
     def stop(self, error: TalkableError) -> None:
         """Send nothing from now on; what waits for its place or for another attempt ends at once.
 
         :param error: Why. What was not tried ends in it.
         """
-        if self.stopped is None:
-            self.lanes.stopped = error
-            self._stopping.set_result(None)
+        self.lanes.stop(error)
+        if self.outage:
+            self.outage.release()
 
     def end_for(self, error: TalkableError, site_slug: str, origin_slug: str) -> None:
         """Send nothing more that has to end like a request that was refused.
@@ -134,11 +145,12 @@ class AsyncTalkableClient:
         self._transport.stop()
 
     async def __aenter__(self) -> AsyncTalkableClient:
-        self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await self._transport.__aenter__()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        if self._probing:
+            self._probing.cancel()
         await self._transport.__aexit__()
 
     async def refund(self, refund: Refund) -> RefundResult:
@@ -190,9 +202,12 @@ class AsyncTalkableClient:
             attempts.go_on_unless(self.lanes.stopped or lane.closed)
 
         async def attempt() -> tuple[Response, T]:
-            await lane.take_place(self._wait, go_on)
-            attempts.count += 1
-            return await self._exchange(request, read, lane)
+            await self._take_place(lane, go_on)
+            try:
+                attempts.count += 1
+                return await self._exchange(request, read, lane, site_slug)
+            finally:
+                lane.leave_place()
 
         # Most requests succeed at once, and tenacity costs as much as sending one: it is brought in
         # when the first attempt has failed, and is told of that as if it had made it.
@@ -208,10 +223,19 @@ class AsyncTalkableClient:
                 raise failures.pop()
             return await attempt()
 
-        return await AsyncRetrying(sleep=self._sleep, **attempts.for_tenacity)(attempt_again)
+        return await AsyncRetrying(sleep=self._sleep or lane.wait, **attempts.for_tenacity)(attempt_again)
+
+    async def _take_place(self, lane: Lane, go_on: Callable[[], None]) -> None:
+        """Wait until the lane lets a request through, and the host answers."""
+        await lane.take_place(go_on)
+        goes_first = False
+        while self.outage and self.outage.since is not None and not goes_first:
+            lane.leave_place()
+            goes_first = await self.outage.wait(go_on)
+            await lane.take_place(go_on)
 
     async def _exchange(
-        self, request: Request, read: Callable[[Response], T], lane: Lane
+        self, request: Request, read: Callable[[Response], T], lane: Lane, site_slug: str
     ) -> tuple[Response, T]:
         """Exchange once, and let the site's lane know what came of it."""
         sent_at = lane.clock()
@@ -220,9 +244,23 @@ class AsyncTalkableClient:
         except TalkableError as error:
             self.throttled += isinstance(error, TalkableThrottled)
             lane.failed(sent_at, error)
+            if self.outage and self.outage.failed(error):
+                self._probing = asyncio.ensure_future(self._probe(site_slug))
             raise
         lane.answered(sent_at)
+        if self.outage:
+            self.outage.answered()
         return answered
+
+    async def _probe(self, site_slug: str) -> None:
+        """Ask for a site's campaigns until the host answers, or stop."""
+
+        async def ask() -> None:
+            read = partial(self._read, read_campaigns)
+            await self._transport.exchange(campaigns_request(site_slug), read, self.config.key_scheme.current)
+
+        if self.outage and (error := await self.outage.probe(ask)):
+            self.stop(error)
 
     async def _exchange_by_either(
         self, request: Request, read: Callable[[Response], T]
@@ -243,10 +281,6 @@ class AsyncTalkableClient:
             raise
         keys.learn(answered[0].status, other, of=self.config.base_url)
         return answered
-
-    async def _wait(self, seconds: float) -> None:
-        """Sleep, but no longer than until it is stopped."""
-        await asyncio.wait([self._stopping], timeout=seconds)
 
     def _read(self, read: Callable[[Response], T], response: Response) -> T:
         """Read an answer as it came, and take the key out of what is passed on of it."""

@@ -16,6 +16,7 @@ from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
 from airflow_provider_talkable.client.background import BackgroundLoop
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.errands import Errand
+from airflow_provider_talkable.client.lanes import Lane
 from airflow_provider_talkable.client.pacing import Pace, Pacer
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.errors import TalkableError, interruption
@@ -31,6 +32,18 @@ _TICK = 0.05  # seconds after which results are yielded whatever their number
 _AHEAD = 4  # times as many as may be under way are taken
 
 
+class _Queue(Generic[T, R, S]):
+    """What waits to be sent to one site, and the workers that send it."""
+
+    def __init__(self, lane: Lane, judge: Callable[[S], TalkableError | None] | None) -> None:
+        self.lane = lane
+        self.judge = judge
+        self.waiting: deque[tuple[T, R]] = deque()
+        self.workers: list[asyncio.Future[None]] = []
+        self.busy = 0
+        self.more = asyncio.Event()
+
+
 class Sender(Generic[T, R, S]):
     """Sends requests from a thread of its own, and keeps what became of them until it is asked.
 
@@ -41,7 +54,8 @@ class Sender(Generic[T, R, S]):
     :param policy: How long a request is worth trying.
     :param pace: How many at once, and how fast.
     :param errand: What the requests are.
-    :param judge: Called with each result as it comes; an error that it returns stops the sending.
+    :param new_judge: Makes, for a site, what is called with each of its results as it comes: an error that it
+        returns closes the site's lane.
     """
 
     def __init__(
@@ -51,14 +65,16 @@ class Sender(Generic[T, R, S]):
         pace: Pace,
         errand: Errand[R, S],
         *,
-        judge: Callable[[S], TalkableError | None] | None = None,
+        new_judge: Callable[[str], Callable[[S], TalkableError | None]] | None = None,
     ) -> None:
         new_pacer = partial(Pacer, initial_rate=pace.initial_rate, max_rate=pace.max_rate)
-        self.client = AsyncTalkableClient(config, policy, new_pacer=new_pacer)
+        self.client = AsyncTalkableClient(
+            config, policy, new_pacer=new_pacer, max_in_flight=pace.max_in_flight
+        )
         self._max_in_flight = pace.max_in_flight
         self._errand = errand
-        self._judge = judge
-        self._waiting: deque[tuple[T, R]] = deque()
+        self._new_judge = new_judge
+        self._queues: dict[str, _Queue[T, R, S]] = {}
         self._finished: deque[tuple[T, S]] = deque()
         self._handed_over = self._taken = 0
         self._quorum = 0
@@ -86,12 +102,16 @@ class Sender(Generic[T, R, S]):
 
     def put(self, items: Iterable[tuple[T, R]]) -> None:
         """Hand requests over, each with whatever its result is to come back with."""
+        queues: set[_Queue[T, R, S]] = set()
         for item in items:
             self._handed_over += 1
-            self._waiting.append(item)
+            queue = self._queue(self._errand.site_of(item[1]))
+            queue.waiting.append(item)
+            queues.add(queue)
         # Waking the other thread costs as much as a good part of a request.
-        if not self._more.is_set():
-            self._loop.call_soon_threadsafe(self._more.set)
+        for queue in queues:
+            if not queue.more.is_set() or len(queue.workers) < self._max_in_flight:
+                self._loop.call_soon_threadsafe(self._serve, queue)
 
     def take(self, *, until: int, timeout: float | None = None) -> list[tuple[T, S]]:
         """Take what has finished, once no more than ``until`` are unfinished.
@@ -118,10 +138,22 @@ class Sender(Generic[T, R, S]):
 
     async def _start(self) -> None:
         await self.client.__aenter__()
-        self._more = asyncio.Event()
-        self._workers = [asyncio.ensure_future(self._work()) for _ in range(self._max_in_flight)]
-        for worker in self._workers:
+
+    def _queue(self, site_slug: str) -> _Queue[T, R, S]:
+        queue = self._queues.get(site_slug)
+        if queue is None:
+            judge = self._new_judge(site_slug) if self._new_judge else None
+            queue = self._queues[site_slug] = _Queue(self.client.lanes.of(site_slug), judge)
+        return queue
+
+    def _serve(self, queue: _Queue[T, R, S]) -> None:
+        """Have enough workers for a site, and wake them."""
+        wanted = min(self._max_in_flight, queue.busy + len(queue.waiting))
+        while len(queue.workers) < wanted:
+            worker = asyncio.ensure_future(self._work(queue))
             worker.add_done_callback(self._ended)
+            queue.workers.append(worker)
+        queue.more.set()
 
     def _ended(self, worker: asyncio.Future[None]) -> None:
         """A worker ends when it is cancelled; by anything else the caller must not wait for ever."""
@@ -135,30 +167,36 @@ class Sender(Generic[T, R, S]):
         self._stop(error)
 
     async def _end(self) -> None:
-        for worker in self._workers:
+        workers = [worker for queue in self._queues.values() for worker in queue.workers]
+        for worker in workers:
             worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        await asyncio.gather(*workers, return_exceptions=True)
         await self.client.__aexit__()
 
-    async def _work(self) -> None:
+    async def _work(self, queue: _Queue[T, R, S]) -> None:
         while True:
-            if not self._waiting:
-                self._more.clear()
+            if not queue.waiting:
+                queue.more.clear()
                 # Looked at again: what is put in from here on sets the event.
-                if not self._waiting:
-                    await self._more.wait()
+                if not queue.waiting:
+                    await queue.more.wait()
                 continue
-            token, request = self._waiting.popleft()
+            token, request = queue.waiting.popleft()
+            queue.busy += 1
             result = await self._errand.run(self.client, request)
+            queue.busy -= 1
             self._finish(token, result)
-            if reason := (self._judge and self._judge(result)) or self.client.stopped:
-                self._stop(reason)
+            if queue.judge and (reason := queue.judge(result)):
+                queue.lane.close(reason)
+            if self.client.stopped:
+                self._stop(self.client.stopped)
 
     def _stop(self, error: TalkableError) -> None:
         self.client.stop(error)
-        while self._waiting:
-            token, request = self._waiting.popleft()
-            self._finish(token, self._errand.not_tried(request, self.client.stopped or error))
+        for queue in list(self._queues.values()):
+            while queue.waiting:
+                token, request = queue.waiting.popleft()
+                self._finish(token, self._errand.not_tried(request, self.client.stopped or error))
 
     def _finish(self, token: T, result: S) -> None:
         self._finished.append((token, result))

@@ -29,6 +29,9 @@ class Errand(Protocol[R, S]):
     async def run(self, client: AsyncTalkableClient, request: R, /) -> S:
         """Send a request; an error becomes a result. One that ends all others stops the client."""
 
+    def site_of(self, request: R, /) -> str:
+        """The site that a request is for."""
+
     def not_tried(self, request: R, error: TalkableError, /) -> S:
         """The result of a request that was not sent because an error stopped the run before it."""
 
@@ -67,6 +70,10 @@ class RefundErrand:
             return result
         return replace(result, referral=referral, tells_referral=True)
 
+    def site_of(self, request: Refund) -> str:
+        """Its own."""
+        return request.site_slug
+
     def not_tried(self, request: Refund, error: TalkableError) -> RefundResult:
         """It is ``aborted``."""
         return RefundResult.not_tried(request, error)
@@ -82,6 +89,10 @@ class ReferralErrand:
         except TalkableError as error:
             client.end_for(error, request.site_slug, request.origin_slug)
             return ReferralResult.from_error(request.origin_slug, error)
+
+    def site_of(self, request: ReferralUpdate) -> str:
+        """Its own."""
+        return request.site_slug
 
     def not_tried(self, request: ReferralUpdate, error: TalkableError) -> ReferralResult:
         """It is ``aborted``."""
@@ -103,6 +114,10 @@ class FriendErrand:
             return await self._friends.referrals(*request)
         except TalkableError as error:
             return error
+
+    def site_of(self, request: tuple[str, str]) -> str:
+        """Its own."""
+        return request[0]
 
     def not_tried(self, _request: tuple[str, str], error: TalkableError) -> TalkableError:
         """It is not answered."""

@@ -27,10 +27,12 @@ class RetryPolicy:
         throttled does not count: Talkable has not looked at the request then.
     :param throttle_patience: Seconds to wait in all while Talkable answers 429. It publishes no
         limit and advises growing waits, "in the realm of seconds and up to minutes".
+    :param outage_patience: Seconds for which many requests wait while the host does not answer at all.
     """
 
     max_attempts: int = 5
     throttle_patience: float = 300.0
+    outage_patience: float = 60.0
 
 
 class Attempts:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from airflow_provider_talkable.protocol.errors import TalkableError, TalkableProtocolError, TalkableRejected
+from airflow_provider_talkable.protocol.errors import (
+    TalkableError,
+    TalkableProtocolError,
+    TalkableRejected,
+    printable,
+)
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.results import RefundResult
 
 
 class Streak:
-    """Counts identical refusals in a row: rejections, and answers that are none of Talkable's.
+    """Counts a site's identical refusals in a row: rejections, and answers that are none of Talkable's.
 
+    :param site_slug: The site.
     :param abort_after: How many are too many.
     """
 
-    def __init__(self, abort_after: int) -> None:
+    def __init__(self, site_slug: str, *, abort_after: int) -> None:
+        self._site = printable(site_slug)
         self._abort_after = abort_after
         self._refusal: str | None = None
         self._length = 0
 
     def judge(self, result: RefundResult) -> TalkableError | None:
-        """The error that ends the run, once there are too many."""
+        """Why nothing more is to be sent to the site, once there are too many."""
         if result.outcome.is_success:
             self._refusal, self._length = None, 0
             return None
@@ -33,14 +40,14 @@ class Streak:
         words = without_people(result.error_message)
         if kind is TalkableProtocolError:
             return TalkableProtocolError(
-                f"{self._length} refunds in a row got the same answer from somebody else ({words}); fix "
-                "that, then run it again",
+                f"site {self._site}: {self._length} refunds in a row got the same answer from somebody else "
+                f"({words}); fix that, then run it again",
                 http_status=result.http_status,
                 retryable=False,
             )
         return TalkableRejected(
-            f"{self._length} refunds in a row were rejected with the same words ({words}); "
-            "fix that, then run it again with resend={'rejected'}"
+            f"site {self._site}: {self._length} refunds in a row were rejected with the same words "
+            f"({words}); fix that, then run it again with resend={{'rejected'}}"
         )
 
 

@@ -40,6 +40,7 @@ class TalkableHook(BaseHook):
     :param site_slug: The Talkable site id of refunds that name none; default: the connection's.
     :param max_attempts: How many times a request is sent before its failure stands.
     :param throttle_patience: Seconds to wait in all while Talkable answers 429 to one request.
+    :param outage_patience: Seconds for which :meth:`refund_many` waits while the host does not answer.
     :param max_in_flight: How many requests :meth:`refund_many` has under way at a time.
     :param initial_rate: Requests per second it begins with, for each site, doubled each second until
         Talkable first answers 429; ``None``: unpaced until then.
@@ -58,6 +59,7 @@ class TalkableHook(BaseHook):
         site_slug: str | None = None,
         max_attempts: int = 5,
         throttle_patience: float = 300.0,
+        outage_patience: float = 60.0,
         max_in_flight: int = 16,
         initial_rate: float | None = 5.0,
         max_rate: float | None = None,
@@ -65,7 +67,7 @@ class TalkableHook(BaseHook):
         super().__init__()
         self.talkable_conn_id = talkable_conn_id
         self._site_slug = site_slug
-        self.policy = RetryPolicy(max_attempts, throttle_patience)
+        self.policy = RetryPolicy(max_attempts, throttle_patience, outage_patience)
         self.pace = Pace(max_in_flight, initial_rate, max_rate)
         self._client: TalkableClient | None = None
 

@@ -31,6 +31,7 @@ class WarehouseOperator(TextTemplateOperator):
     :param ledger_table: The ledger's table, quoted as it is; made if it is missing.
     :param ledger_schema: Its schema, quoted as it is; default: the connection's.
     :param throttle_patience: Seconds to wait while Talkable answers a site with nothing but 429.
+    :param outage_patience: Seconds to wait while the host does not answer at all, before the rest is left.
     :param max_attempts: How many times a request is sent before its failure stands.
     :param max_in_flight: Requests under way at a time.
     :param initial_rate: Requests per second to begin with, for each site, doubled each second until
@@ -64,6 +65,7 @@ class WarehouseOperator(TextTemplateOperator):
         ledger_table: str = "talkable_refund_ledger",
         ledger_schema: str | None = None,
         throttle_patience: float = 300.0,
+        outage_patience: float = 60.0,
         max_attempts: int = 5,
         max_in_flight: int = 16,
         initial_rate: float | None = 5.0,
@@ -80,6 +82,7 @@ class WarehouseOperator(TextTemplateOperator):
         self.ledger_table = ledger_table
         self.ledger_schema = ledger_schema
         self.throttle_patience = throttle_patience
+        self.outage_patience = outage_patience
         self.max_attempts = max_attempts
         self.max_in_flight = max_in_flight
         self.initial_rate = initial_rate
@@ -93,6 +96,7 @@ class WarehouseOperator(TextTemplateOperator):
             site_slug=self.site_slug or None,
             max_attempts=self.max_attempts,
             throttle_patience=self.throttle_patience,
+            outage_patience=self.outage_patience,
             max_in_flight=self.max_in_flight,
             initial_rate=self.initial_rate,
             max_rate=self.max_rate,

@@ -52,7 +52,7 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
     :param max_unknown: The task fails if Talkable was asked, and of more refunds it cannot be told whether
         they are in order; ``None``: it does not.
     :param kwargs: ``sql``, ``sql_conn_id``, ``parameters``, ``site_slug``, ``talkable_conn_id``,
-        ``ledger_conn_id``, ``ledger_table``, ``ledger_schema``, ``throttle_patience``,
+        ``ledger_conn_id``, ``ledger_table``, ``ledger_schema``, ``throttle_patience``, ``outage_patience``,
         ``max_attempts``, ``max_in_flight``, ``initial_rate``, ``max_rate``: see
         :class:`~airflow_provider_talkable.transfers.sql_to_talkable.SqlToTalkableRefundOperator`.
     :raises InvalidRefund: if the query's columns are not those of a refund.

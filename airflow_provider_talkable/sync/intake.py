@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from airflow_provider_talkable.client.lanes import Lane
@@ -20,6 +20,23 @@ from airflow_provider_talkable.sync.snapshot import Snapshot
 _LOOK_UP = 500  # keys in one statement
 
 _CONTESTED = "Not tried: another run of the sync came to this partial refund at the same time"
+
+
+class SiteQueue:
+    """The rows of one site that wait for something.
+
+    :param site_slug: The site; ``None`` if it is the only one.
+    """
+
+    def __init__(self, site_slug: str | None) -> None:
+        self.site_slug = site_slug
+        self.is_read = False
+        """Whether all of them are decided on."""
+        self.undecided: deque[Row] = deque()
+        self.decided: deque[Row] = deque()
+        self.under_way = 0
+        """How many of them are without their outcome yet."""
+        self.parts_under_way = 0
 
 
 class Intake:
@@ -46,97 +63,154 @@ class Intake:
         void_referral: bool,
         most_parts: int,
     ) -> None:
-        self.is_read = False
-        """Whether all rows are decided on."""
         self.is_held = False
         """Whether nothing can be sent before the next answer."""
         self.is_full = False
         """Whether partial refunds wait, since as many as may be are under way."""
+        self.parked: set[str] = set()
+        """The sites whose rows another run goes on with."""
         self._snapshot = snapshot
         self._ledger = ledger
         self._records = records
         self._resend = resend
         self._resend_keys = resend_keys
         self._void_referral = void_referral
-        self._undecided: deque[Row] = deque()
-        self._decided: deque[Row] = deque()
         self._most_parts = most_parts
         self._parts_under_way = 0
         self._orders_under_way: set[Key] = set()
         self._left_before: dict[Key, str] = {}
+        self._queues = deque(SiteQueue(slug) for slug in snapshot.queues)
+        self._queue_of = {queue.site_slug: queue for queue in self._queues}
 
-    def __len__(self) -> int:
-        """How many rows wait for their turn."""
-        return len(self._decided)
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row is left to be sent in this run."""
+        return not self._open_queues()
 
-    def decide(self) -> None:
-        """Look the next rows up in the ledger; those to be sent wait for their turn."""
-        if not self._undecided:
-            self._undecided.extend(self._snapshot.take(_LOOK_UP))
-        self.is_read = not self._undecided
-        histories, refused = self._ledger.look_up(list(self._undecided))
-        while self._undecided:
-            row = self._undecided.popleft()
-            key = (row.site_slug, row.refund_key)
-            if key in refused:
-                self._records.refuse(row, refused[key])
-                continue
-            history = histories.get(key, History())
-            match self._decision(row, history):
-                case Send():
-                    self._decided.append(row)
-                    if history.newest and history.newest.event in NOTHING_HAPPENED:
-                        self._left_before[key] = history.newest.event
-                    if earlier := history.doubt or history.standing:
-                        self._records.repeated(row, earlier)
-                case Note(outcome, message, doubt):
-                    self._records.note(row, outcome, message, after=doubt.entry_id if doubt else None)
-                case Skip(entry, hidden_by):
-                    if hidden_by:
-                        self._records.restate(row, entry, after=hidden_by.entry_id)
-                    self._records.skip(row, entry)
+    @property
+    def has_several_sites(self) -> bool:
+        """Whether there are rows of several sites left."""
+        return len(self._open_queues()) > 1
+
+    def decide(self, size: int) -> None:
+        """Look the next rows up in the ledger; those to be sent wait for their turn.
+
+        :param size: How many may wait for each site.
+        """
+        short = [queue for queue in self._open_queues() if not queue.is_read and len(queue.decided) < size]
+        for queue in short:
+            if not queue.undecided:
+                count = max(1, _LOOK_UP // len(short))
+                queue.undecided.extend(self._snapshot.take(count, queue.site_slug))
+            queue.is_read = not queue.undecided
+        histories, refused = self._ledger.look_up([row for queue in short for row in queue.undecided])
+        for queue in short:
+            while queue.undecided:
+                row = queue.undecided.popleft()
+                key = (row.site_slug, row.refund_key)
+                if key in refused:
+                    self._records.refuse(row, refused[key])
+                else:
+                    self._decide_on(queue, row, histories.get(key, History()))
+
+    def _decide_on(self, queue: SiteQueue, row: Row, history: History) -> None:
+        match self._decision(row, history):
+            case Send():
+                queue.decided.append(row)
+                if history.newest and history.newest.event in NOTHING_HAPPENED:
+                    self._left_before[row.site_slug, row.refund_key] = history.newest.event
+                if earlier := history.doubt or history.standing:
+                    self._records.repeated(row, earlier)
+            case Note(outcome, message, doubt):
+                self._records.note(row, outcome, message, after=doubt.entry_id if doubt else None)
+            case Skip(entry, hidden_by):
+                if hidden_by:
+                    self._records.restate(row, entry, after=hidden_by.entry_id)
+                self._records.skip(row, entry)
 
     def next_batch(self, size: int, *, ending: TalkableError | None, closed: Mapping[str, Lane]) -> list[Row]:
         """Rows to send now, less those that no longer make sense to send.
 
-        Refunds of one order go out one after the other: what Talkable counts after each can then be compared
-        with what was sent.
+        Each site has its share, whatever holds up the others. Refunds of one order go out one after the
+        other: what Talkable counts after each can then be compared with what was sent.
 
+        :param size: How many rows of a site are handed over at a time.
         :param ending: Why nothing more is sent at all, if so.
         :param closed: The lanes of sites to which nothing more is sent.
         """
+        queues = self._open_queues()
+        parts = self._most_parts // (sum(queue.site_slug not in closed for queue in queues) or 1)
+        batch: list[Row] = []
+        waiting = 0
+        self.is_full = False
+        for queue in queues:
+            if ending or queue.under_way <= size:
+                batch += self._next_of(queue, size, max(1, parts), ending, closed)
+                waiting += len(queue.decided)
+        # Where there are more sites than places for parts, each comes first now and then.
+        self._queues.rotate(-1)
+        self.is_held = bool(waiting) and not batch and not self.is_full
+        return batch
+
+    def _next_of(
+        self,
+        queue: SiteQueue,
+        size: int,
+        parts: int,
+        ending: TalkableError | None,
+        closed: Mapping[str, Lane],
+    ) -> list[Row]:
         batch: list[Row] = []
         waiting: list[Row] = []
         behind: set[Key] = set()
-        while self._decided and len(batch) < size and len(waiting) < _LOOK_UP:
-            row = self._decided.popleft()
+        while queue.decided and len(batch) < size and len(waiting) < _LOOK_UP:
+            row = queue.decided.popleft()
             lane = closed.get(row.site_slug)
             if reason := ending or (lane and lane.closed):
                 self._leave(row, reason, is_throttled=not ending and bool(lane and lane.is_out_of_patience))
             elif (order := (row.site_slug, row.origin_slug)) in self._orders_under_way or order in behind:
                 waiting.append(row)
-            elif not row.is_whole and self._parts_under_way >= self._most_parts:
+            elif not row.is_whole and (
+                queue.parts_under_way >= parts or self._parts_under_way >= self._most_parts
+            ):
                 waiting.append(row)
                 behind.add(order)
             else:
                 self._orders_under_way.add(order)
                 # What is submitted has a word of its own to come.
                 self._left_before.pop((row.site_slug, row.refund_key), None)
+                queue.under_way += 1
+                queue.parts_under_way += not row.is_whole
                 self._parts_under_way += not row.is_whole
                 batch.append(row)
-        self._decided.extendleft(reversed(waiting))
-        self.is_full = bool(behind)
-        self.is_held = bool(waiting) and not batch and not behind
+        queue.decided.extendleft(reversed(waiting))
+        self.is_full |= bool(behind)
         return batch
 
-    def take_back(self, batch: Iterable[Row]) -> None:
+    def _open_queues(self) -> list[SiteQueue]:
+        return [
+            queue
+            for queue in self._queues
+            if not (queue.is_read and not queue.decided) and not self._is_parked(queue)
+        ]
+
+    def _is_parked(self, queue: SiteQueue) -> bool:
+        return bool(self.parked) and (queue.site_slug is None or queue.site_slug in self.parked)
+
+    def _queue(self, row: Row) -> SiteQueue:
+        return self._queue_of.get(row.site_slug) or self._queue_of[None]
+
+    def take_back(self, batch: Sequence[Row]) -> None:
         """Rows that were chosen and not handed over wait again."""
-        for row in batch:
+        for row in reversed(batch):
             self.is_answered(row)
-        self._decided.extendleft(batch)
+            self._queue(row).decided.appendleft(row)
 
     def is_answered(self, row: Row) -> None:
         """Let the next refund of the order have its turn."""
+        queue = self._queue(row)
+        queue.under_way -= 1
+        queue.parts_under_way -= not row.is_whole
         self._parts_under_way -= not row.is_whole
         self._orders_under_way.discard((row.site_slug, row.origin_slug))
 

@@ -19,8 +19,9 @@ def longest_sending(
     """The time from ``submitted`` after which the run that wrote it sends the refund no more.
 
     It is the sum of the longest wait for its turn at the slowest pace, of all attempts with the waits between
-    them, of the patience for 429s, of the time for which the run waits for a ledger that is gone before it
-    can write the answer, and of a minute by which clocks may differ: 1,410 seconds with all defaults.
+    them, of the patience for 429s and for a host that does not answer, of the time for which the run waits
+    for a ledger that is gone before it can write the answer, and of a minute by which clocks may differ:
+    1,470 seconds with all defaults.
 
     :param timeout: Seconds to get a connection, and again for the answer.
     :param policy: How long a request is worth trying.
@@ -29,4 +30,5 @@ def longest_sending(
     policy, pace = policy or RetryPolicy(), pace or Pace()
     queue = _QUEUE * pace.max_in_flight / min(SLOWEST, pace.max_rate or SLOWEST)
     attempts = policy.max_attempts * (2 * timeout + LONGEST_BACKOFF)
-    return timedelta(seconds=queue + attempts + policy.throttle_patience + PATIENCE + _CLOCKS)
+    patience = policy.throttle_patience + policy.outage_patience
+    return timedelta(seconds=queue + attempts + patience + PATIENCE + _CLOCKS)

@@ -43,8 +43,8 @@ class Records:
         on_result: Callable[[Row, RefundResult], None] | None = None,
     ) -> None:
         self.sites = Sites(ledger)
-        self.is_to_be_resumed = False
-        """Whether another run goes on with this one: it counts what this one has not tried."""
+        self.resumed: set[str] = set()
+        """The sites that another run goes on with: it counts what this one has not tried."""
         self._ledger = ledger
         self._summary = summary
         self._on_result = on_result or (lambda _row, _result: None)
@@ -176,8 +176,10 @@ class Records:
 
     def resume_nothing(self) -> None:
         """There is no other run then that counts what was to be resumed."""
-        self.is_to_be_resumed = False
+        self.resumed.clear()
         for row, result in self._to_be_resumed:
+            if result.outcome is Outcome.FAILED:
+                self._unrecorded.append(self._ledger.outcome(row, result))
             self._count(row, result)
         self._to_be_resumed.clear()
 
@@ -214,10 +216,15 @@ class Records:
         """Note what became of a refund that was handed over."""
         if result.error_message:
             result = replace(result, error_message=without_people(result.error_message))
+        is_resumed = row.site_slug in self.resumed
+        if is_resumed and result.outcome is Outcome.FAILED and row.is_whole:
+            # It stays submitted, and whole, so that the run that goes on sends it again.
+            self._to_be_resumed.append((row, result))
+            return
         told = sent_in_all(row, result, others) if result.outcome.is_success else None
         self._unrecorded.append(self._ledger.outcome(row, result, sent_subtotal=told))
         self._summary.sent += result.attempts > 0
-        if self.is_to_be_resumed and result.outcome in _NOT_TRIED:
+        if is_resumed and result.outcome in _NOT_TRIED:
             self._to_be_resumed.append((row, result))
         else:
             self._count(row, result, told)

@@ -118,7 +118,7 @@ class RefundSync:
             policy,
             pace,
             RefundErrand(fetch_referral=rules.fetch_referral, void_referral=rules.void_referral),
-            judge=Streak(rules.abort_after).judge,
+            new_judge=lambda site_slug: Streak(site_slug, abort_after=rules.abort_after).judge,
         )
         self._max_in_flight = pace.max_in_flight
         self._progress = Progress(snapshot.refunds, report=report)
@@ -166,8 +166,9 @@ class RefundSync:
         finally:
             self._measure()
             self._log_rates()
+            self._add_what_is_left()
             self.summary.stopped = self._ending.args[0] if self._ending else None
-            problems |= self._sender.client.denied_sites
+            problems |= self._sender.client.refusing_sites
             self.summary.site_problems = {site: str(error.args[0]) for site, error in problems.items()}
         if self.paused_site:
             # A resumed run meets it again, and has the rest of the rows besides.
@@ -183,23 +184,25 @@ class RefundSync:
             self._look_for_reasons_to_stop()
             size = self._batch_size()
             is_paused = self.paused_site is not None
-            if not is_paused and not intake.is_read and len(intake) < size:
-                intake.decide()
-            has_room = not is_paused and self._sender.unfinished <= size
-            self._hand_over(self._next_batch(size) if has_room else [])
+            if not is_paused:
+                intake.decide(size)
+            self._hand_over([] if is_paused else self._next_batch(size))
             self._measure()
             self._progress.tell(self.summary, self._waits())
-            is_fed = is_paused or (intake.is_read and not len(intake))
+            is_fed = is_paused or intake.is_empty
             if is_fed and not self._sender.outstanding:
                 # Of the last batch all may have been left to another run.
                 self._records.write()
+                self.paused_site = self.paused_site or min(intake.parked, default=None)
                 return
             until = 0 if is_fed else size
-            if has_room and intake.is_held:
+            if intake.has_several_sites:
+                until = max(0, self._sender.outstanding - size // 2)
+            if intake.is_held:
                 # Then there is nothing to do before the next answer.
                 until = min(until, max(0, self._sender.unfinished - 1))
             timeout = _TICK
-            if has_room and intake.is_full:
+            if intake.is_full and not is_fed:
                 # A slow ledger goes on at once, a fast one is not asked for each refund alone.
                 until = min(until, max(0, self._sender.outstanding - max(1, self._max_in_flight * 3 // 4)))
                 timeout = max(0.0, began + _PARTS_TICK - time.monotonic())
@@ -216,18 +219,26 @@ class RefundSync:
         if reason := self._stop_asked or (None if self.paused_site else client.stopped):
             log.error("The sync stops: %s", reason.args[0])
             self._begin_to_end(reason)
-        elif self._is_pausing and (exhausted := client.exhausted_sites):
-            self._pause(next(iter(exhausted)))
+        elif self._is_pausing and not self.paused_site:
+            for site in client.exhausted_sites:
+                self._pause(site)
+            if client.outage and client.outage.seconds is not None:
+                self._pause_all()
 
     def _pause(self, site: str) -> None:
-        """Begin nothing more, to be resumed once the site is not throttled."""
-        if self.paused_site is None:
-            self.paused_site = site
-            self._records.is_to_be_resumed = True
-            self._sender.stop(TalkableError("the run pauses while Talkable throttles"))
+        """Leave what is left of a site to a run that goes on once it is not throttled."""
+        self._intake.parked.add(site)
+        self._records.resumed.add(site)
+
+    def _pause_all(self) -> None:
+        """Send nothing more, to be resumed once Talkable answers."""
+        self.paused_site = next(iter(self._snapshot.sites), "")
+        self._records.resumed.update(self._snapshot.sites)
+        self._sender.stop(TalkableError("the run pauses while Talkable does not answer"))
 
     def _begin_to_end(self, reason: TalkableError) -> None:
         self.paused_site = None
+        self._intake.parked.clear()
         self._records.resume_nothing()
         self._ending = reason
         self._ended_at = time.monotonic()
@@ -290,6 +301,14 @@ class RefundSync:
             self._sender.cancel()
         self._records.log_what_the_ledger_lacks()
 
+    def _add_what_is_left(self) -> None:
+        """Add to the reason how many refunds an outage has left open."""
+        client = self._sender.client
+        is_outage = client.outage is not None and client.outage.seconds is not None
+        if self._ending and self._ending is client.stopped and is_outage:
+            left = self.summary.outcomes[Outcome.ABORTED] + self.summary.outcomes[Outcome.FAILED]
+            self._ending.args = (f"{self._ending.args[0]}; {left} refunds are left for the next run",)
+
     def _measure(self) -> None:
         client, summary, carried = self._sender.client, self.summary, self._carried
         summary.requests = carried.requests + client.requests["POST"]
@@ -300,7 +319,10 @@ class RefundSync:
 
     def _waits(self) -> Iterator[str]:
         """What it waits for, in words."""
-        for site, lane in self._sender.client.lanes.throttled.items():
+        client = self._sender.client
+        if client.outage and (seconds := client.outage.seconds) is not None:
+            yield f"Talkable has not answered for {seconds:.0f} s; nothing is sent until it does"
+        for site, lane in client.lanes.throttled.items():
             pause = lane.pacer.pause if lane.pacer else 0
             yield (
                 f"Talkable throttles site {site}: nothing but 429 for {lane.throttled_for or 0:.0f} s; "

@@ -41,10 +41,11 @@ SELECT site_slug, refund_key, sum(copies) FROM rows GROUP BY site_slug, refund_k
 _READ = """
 SELECT json_group_array(json_array(
     site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, order_subtotal, problem, message, email,
-    currency, differing))
+    currency, differing)), max(number)
 FROM (
     SELECT rows.*, conflicts.rows AS differing FROM rows LEFT JOIN conflicts USING (site_slug, refund_key)
-    WHERE number > ? AND number <= ? ORDER BY number)"""
+    WHERE number > ?{of_site} ORDER BY number LIMIT ?)"""
+_BY_SITE = "CREATE INDEX by_site ON rows (site_slug, number)"
 
 
 class Snapshot:
@@ -62,13 +63,15 @@ class Snapshot:
         self._database.execute("PRAGMA synchronous = OFF")
         for statement in (_TABLE, _INDEX, _CONFLICTS):
             self._database.execute(statement)
-        self._taken = 0
+        self._taken: dict[str | None, int] = {}
         self.rows = 0
         """How many rows the query gave."""
         self.refunds = 0
         """How many of them differ."""
         self.sites: list[str] = []
         """The sites they are of."""
+        self.queues: list[str | None] = [None]
+        """What :meth:`take` takes rows of: each site's own, or all where there is one."""
 
     def __enter__(self) -> Snapshot:
         return self
@@ -87,7 +90,11 @@ class Snapshot:
             self._database.execute(_FIND_CONFLICTS)
             self._database.execute("COMMIT")
             [(self.refunds, self.rows, sites)] = self._database.execute(_COUNT)
-            self.sites = sorted(filter(None, json.loads(sites)))
+            slugs = json.loads(sites)
+            self.sites = sorted(filter(None, slugs))
+            if len(slugs) > 1:
+                self.queues = sorted(slugs)
+                self._database.execute(_BY_SITE)
 
     def sites_of(self, refund_keys: Iterable[str]) -> dict[str, list[str]]:
         """The sites that have a refund of each of these keys; none, where no row has it."""
@@ -97,11 +104,16 @@ class Snapshot:
                 sites += (site for (site,) in self._database.execute(_SITES_OF_A_KEY, (key,)))
             return found
 
-    def take(self, count: int) -> list[Row]:
-        """The next rows, at most ``count``; none when all were taken."""
+    def take(self, count: int, site_slug: str | None = None) -> list[Row]:
+        """The next rows, at most ``count``; none when all were taken.
+
+        :param site_slug: Of which site; ``None``: of any.
+        """
+        of_site = () if site_slug is None else (site_slug,)
+        query = _READ.format(of_site=" AND site_slug = ?" if of_site else "")
         with _explained():
-            [(rows,)] = self._database.execute(_READ, (self._taken, self._taken + count))
-            self._taken += count
+            [(rows, last)] = self._database.execute(query, (self._taken.get(site_slug, 0), *of_site, count))
+            self._taken[site_slug] = last or self._taken.get(site_slug, 0)
             return [_read(*values) for values in json.loads(rows)]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LONGEST_POLL = 60.0  # seconds
+_LONGEST_DEFERRAL = 6 * 3600.0
 # The scheduler takes some seconds to hear of the end of the process that deferred. A task resumed before
 # that, Airflow up to 3.3 takes for one killed from outside, and fails it:
 # https://github.com/apache/airflow/issues/72716
@@ -107,8 +110,11 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
     :param require_subtotal: A row without ``refund_subtotal`` is ``invalid``; default: it refunds the whole
         order. Set it where each refund has an amount, so that one that is missing does not refund more.
     :param preview: Send nothing and write nothing: report what would be sent.
-    :param deferrable: Free the worker slot while Talkable throttles for longer than the patience.
+    :param deferrable: Free the worker slot while Talkable throttles for longer than the patience, or does not
+        answer at all; for six hours at most.
     :param throttle_patience: Seconds to wait while Talkable answers a site with nothing but 429.
+    :param outage_patience: Seconds to wait while the host does not answer at all, before the rest is left to
+        the next run.
     :param max_attempts: How many times a request is sent before its failure stands.
     :param max_in_flight: Requests under way at a time.
     :param initial_rate: Requests per second to begin with, for each site, doubled each second until
@@ -175,9 +181,17 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
 
     @plain_errors
     def resume(self, context: Context, event: dict[str, Any], carried: dict[str, Any]) -> dict[str, Any]:
-        """Go on where the ledger says, after the site was throttled."""
-        log.info("Site %s is not throttled any more; going on", event["site_slug"])
-        return self._run(context, **carried)
+        """Go on where the ledger says, after the site was throttled; without pause if it still is."""
+        site = event["site_slug"]
+        if event["is_over"]:
+            log.info("Talkable lets site %s through again; going on", site)
+        else:
+            log.warning(
+                "Talkable has throttled site %s, or not answered, for %g h: this is the last try",
+                site,
+                _LONGEST_DEFERRAL / 3600,
+            )
+        return self._run(context, may_pause=event["is_over"], **carried)
 
     def on_kill(self) -> None:
         """Let what is on the wire end, and send nothing more."""
@@ -194,7 +208,15 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             self._base_url, self._sites, sql=self.sql, sql_conn_id=self.sql_conn_id, summary=summary
         )
 
-    def _run(self, context: Context, *, writer: str | None = None, **carried: Any) -> dict[str, Any]:
+    def _run(
+        self,
+        context: Context,
+        *,
+        writer: str | None = None,
+        gives_up_at: float | None = None,
+        may_pause: bool = True,
+        **carried: Any,
+    ) -> dict[str, Any]:
         from airflow_provider_talkable.sync.preview import preview
         from airflow_provider_talkable.sync.run import RefundSync
         from airflow_provider_talkable.sync.snapshot import Snapshot
@@ -202,7 +224,8 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
 
         supervision = Supervision(context)
         name_map_index(context, BY_SITE)
-        rules, is_preview = self._rules(), _boolean("preview", self.preview)
+        rules = self._rules(may_pause=may_pause and bool(self.deferrable))
+        is_preview = _boolean("preview", self.preview)
         hook = self._hook()
         # Whatever is wrong with the connections shows before the warehouse is asked for rows.
         config = hook.get_conn().config
@@ -241,10 +264,15 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
                 report=partial(self._report, context, supervision),
                 reason_to_stop=supervision.reason_to_stop,
             )
-            return self._send(context, self._sync, ledger.writer, supervision)
+            return self._send(context, self._sync, ledger.writer, supervision, gives_up_at)
 
     def _send(
-        self, context: Context, sync: RefundSync, writer: str, supervision: Supervision
+        self,
+        context: Context,
+        sync: RefundSync,
+        writer: str,
+        supervision: Supervision,
+        gives_up_at: float | None,
     ) -> dict[str, Any]:
         if self._is_killed:
             self.on_kill()
@@ -260,30 +288,36 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             raise stopped
         supervision.raise_if_lost()
         if sync.paused_site:
-            self._defer(sync, writer)
+            self._defer(sync, writer, gives_up_at or time.time() + _LONGEST_DEFERRAL)
         self._judge(sync.summary, sync.retry_after)
         for outlet in self.outlets:
             if isinstance(outlet, Asset):
                 context["outlet_events"][outlet].extra = summary
         return summary
 
-    def _defer(self, sync: RefundSync, writer: str) -> NoReturn:
+    def _defer(self, sync: RefundSync, writer: str, gives_up_at: float) -> NoReturn:
         from airflow_provider_talkable.triggers.throttle import TalkableThrottleTrigger
 
-        log.info(
-            "Talkable throttles site %s; the task frees its slot until it does no more. So far: %s",
+        poll_interval = min(_LONGEST_POLL, max(_SHORTEST_POLL, self.throttle_patience))
+        log.warning(
+            "Talkable throttles site %s, or does not answer; the task frees its worker slot and asks again "
+            "at %s, then every %g s until %s. So far: %s",
             sync.paused_site,
+            _clock_time(time.time() + poll_interval),
+            poll_interval,
+            _clock_time(gives_up_at),
             sync.summary.tally(),
         )
         carried = {name: getattr(sync.summary, name) for name in _CARRIED}
-        poll_interval = min(_LONGEST_POLL, max(_SHORTEST_POLL, self.throttle_patience))
         self.defer(
-            trigger=TalkableThrottleTrigger(self.talkable_conn_id, str(sync.paused_site), poll_interval),
+            trigger=TalkableThrottleTrigger(
+                self.talkable_conn_id, str(sync.paused_site), poll_interval, gives_up_at=gives_up_at
+            ),
             method_name=self.resume.__name__,
-            kwargs={"carried": {"writer": writer, **carried}},
+            kwargs={"carried": {"writer": writer, "gives_up_at": gives_up_at, **carried}},
         )
 
-    def _rules(self) -> Rules:
+    def _rules(self, *, may_pause: bool) -> Rules:
         from airflow_provider_talkable.sync.decisions import RESENDABLE
         from airflow_provider_talkable.sync.run import Rules
 
@@ -304,7 +338,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             self.abort_after,
             self.fetch_referral,
             self.void_referral,
-            bool(self.deferrable),
+            may_pause,
             _keys(self.resend_keys),
         )
 
@@ -364,6 +398,10 @@ def _unmatched(sites_of: Mapping[str, Sequence[str]]) -> list[str]:
                 f"is a refund of each of the sites {', '.join(sites)}; let the query select one site's rows",
             )
     return sorted(key for key, sites in sites_of.items() if not sites)
+
+
+def _clock_time(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%H:%M:%S} UTC"
 
 
 def _boolean(field: str, value: bool | str) -> bool:

@@ -48,21 +48,23 @@ class AskingTrigger(BaseTrigger):
         :raises TalkableError: if Talkable does not tell.
         """
 
+    @property
+    def gives_up(self) -> bool:
+        """Whether it has asked for long enough; Airflow ends one that never says so."""
+        return False
+
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Ask until there is nothing left to wait for."""
         hook = TalkableAsyncHook(
             self.talkable_conn_id, site_slug=self.site_slug, max_attempts=1, throttle_patience=0
         )
-        while True:
+        is_over = False
+        while not (is_over or self.gives_up):
             await asyncio.sleep(self.poll_interval)
             try:
-                if not await self.is_over(hook):
-                    continue
-            except TalkableThrottled:
-                continue
+                is_over = await self.is_over(hook)
             except TalkableError as error:
-                if error.retryable:
+                is_over = not (error.retryable or isinstance(error, TalkableThrottled))
+                if not is_over:
                     self.log.warning("%s; asking again in %g s", error, self.poll_interval)
-                    continue
-            yield TriggerEvent({"site_slug": self.site_slug})  # type: ignore[no-untyped-call]
-            return
+        yield TriggerEvent({"site_slug": self.site_slug, "is_over": is_over})  # type: ignore[no-untyped-call]

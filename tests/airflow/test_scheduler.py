@@ -226,7 +226,7 @@ def test_a_throttled_task_is_deferred_and_goes_on_where_the_ledger_says(deployme
     refunds = [request for request in sandbox.requests if request["method"] == "POST"]
     assert summary["requests"] == len(refunds)
     assert summary["throttled_requests"] == len(refunds) - 200
-    assert "Site de is not throttled any more; going on" in deployment.logs()
+    assert "Talkable lets site de through again; going on" in deployment.logs()
     # The asset that it updates starts what is scheduled on it.
     deployment.wait_for({"success"}, dag_id="after")
     # A preview does not.

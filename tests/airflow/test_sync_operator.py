@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sqlite3
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import closing
@@ -26,6 +28,7 @@ from airflow_provider_talkable import (
     TalkableError,
     TalkableOriginNotFound,
     TalkableRejected,
+    TalkableThrottled,
 )
 from airflow_provider_talkable.sandbox import Canned, Dials, Reset, Sandbox
 from airflow_provider_talkable.sandbox.talkable import Generation
@@ -417,7 +420,9 @@ def test_when_killed_before_it_sends_it_sends_nothing(shop: Shop) -> None:
     assert not shop.sandbox.requests
 
 
-def test_a_throttled_task_defers_and_goes_on_with_the_same_summary(shop: Shop) -> None:
+def test_a_throttled_task_defers_and_goes_on_with_the_same_summary(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
     throttled = Canned(429, headers={"Retry-After": "60"})
     shop.sandbox.dials.next(None, *[throttled] * 9)
     fields = {"deferrable": True, "throttle_patience": 1, "max_in_flight": 1}
@@ -426,18 +431,23 @@ def test_a_throttled_task_defers_and_goes_on_with_the_same_summary(shop: Shop) -
         operator.execute(context)
     assert context["ti"].xcom.keys() == {"ledger_query"}
     assert isinstance(deferred.value.trigger, TalkableThrottleTrigger)
-    assert deferred.value.trigger.serialize()[1] == {
+    arguments = deferred.value.trigger.serialize()[1]
+    assert arguments == {
         "talkable_conn_id": "talkable_default",
         "site_slug": "my-store",
         "poll_interval": 10,
+        "gives_up_at": pytest.approx(time.time() + 6 * 3600, abs=60),
     }
+    assert re.search(
+        r"asks again at \d\d:\d\d:\d\d UTC, then every 10 s until \d\d:\d\d:\d\d UTC", caplog.text
+    )
     kwargs = json.loads(json.dumps(deferred.value.kwargs))
     shop.sandbox.dials._next.clear()
 
     # Another process goes on.
     operator, context = shop.operator(**fields)
     resume = getattr(operator, deferred.value.method_name)
-    summary = resume(context, event={"site_slug": "my-store"}, **kwargs)
+    summary = resume(context, event={"site_slug": "my-store", "is_over": True}, **kwargs)
     assert summary["outcomes"] == {"refunded": 3}
     assert (summary["rows"], summary["sent"], summary["skipped"], summary["requests"]) == (3, 3, 0, 4)
     assert summary["throttled_requests"] == 1
@@ -446,6 +456,24 @@ def test_a_throttled_task_defers_and_goes_on_with_the_same_summary(shop: Shop) -
     with closing(sqlite3.connect(shop.path)) as warehouse:
         rows = warehouse.execute("SELECT DISTINCT substr(entry_id, 17) FROM talkable_refund_ledger")
         assert len(rows.fetchall()) == 1
+
+
+def test_a_site_that_is_throttled_for_hours_is_tried_a_last_time(shop: Shop) -> None:
+    shop.sandbox.dials.next(*[Canned(429)] * 1_000)
+    fields = {"deferrable": True, "throttle_patience": 1, "max_in_flight": 1}
+    operator, context = shop.operator(**fields)
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(context)
+    first = deferred.value.kwargs
+    assert first
+    # Let through for a moment, it goes on waiting until the same time.
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.resume(context, {"site_slug": "my-store", "is_over": True}, **first)
+    assert deferred.value.kwargs
+    assert deferred.value.kwargs["carried"]["gives_up_at"] == first["carried"]["gives_up_at"]
+    with pytest.raises(TalkableThrottled, match="3 of 3 refunds failed"):
+        operator.resume(context, {"site_slug": "my-store", "is_over": False}, **deferred.value.kwargs)
+    assert context["ti"].xcom["summary"]["outcomes"] == {"throttled": 3}
 
 
 def test_without_deferral_the_patience_ends_in_failures(shop: Shop) -> None:
@@ -488,7 +516,7 @@ def test_questions_for_referrals_are_counted_across_a_deferral(shop: Shop) -> No
     shop.sandbox.dials = Dials()
     assert deferred.value.kwargs
     operator, context = shop.operator(**fields)
-    summary = operator.resume(context, {"site_slug": "my-store"}, **deferred.value.kwargs)
+    summary = operator.resume(context, {"site_slug": "my-store", "is_over": True}, **deferred.value.kwargs)
     assert (summary["outcomes"], summary["lookups"]) == ({"refunded": 3}, 3)
     assert (summary["referred"], summary["referral_unknown"]) == (3, 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,8 +29,9 @@ def fire(trigger: TalkableThrottleTrigger) -> Any:
     return asyncio.run(asyncio.wait_for(first(), 10)).payload
 
 
-def trigger(poll_interval: float = 0.05) -> TalkableThrottleTrigger:
-    return TalkableThrottleTrigger("talkable_default", "my-store", poll_interval)
+def trigger(poll_interval: float = 0.05, *, gives_up_after: float = 3600) -> TalkableThrottleTrigger:
+    gives_up_at = time.time() + gives_up_after
+    return TalkableThrottleTrigger("talkable_default", "my-store", poll_interval, gives_up_at=gives_up_at)
 
 
 def asked(sandbox: Sandbox) -> list[str]:
@@ -39,13 +41,20 @@ def asked(sandbox: Sandbox) -> list[str]:
 def test_it_asks_until_it_is_not_429(sandbox: Sandbox, connect: Connect) -> None:
     connect(sandbox)
     sandbox.dials.next(Canned(429), Canned(503), Canned(429))
-    assert fire(trigger()) == {"site_slug": "my-store"}
+    assert fire(trigger()) == {"site_slug": "my-store", "is_over": True}
     assert asked(sandbox) == ["/api/v2/campaigns?site_slug=my-store"] * 4
 
 
 def test_a_refused_key_is_for_the_task_to_find_out(sandbox: Sandbox, connect: Connect) -> None:
     connect(sandbox, key="wrong-api-key")
-    assert fire(trigger()) == {"site_slug": "my-store"}
+    assert fire(trigger()) == {"site_slug": "my-store", "is_over": True}
+
+
+def test_it_gives_up(sandbox: Sandbox, connect: Connect) -> None:
+    connect(sandbox)
+    sandbox.dials.next(*[Canned(429)] * 1_000)
+    assert fire(trigger(gives_up_after=0.3)) == {"site_slug": "my-store", "is_over": False}
+    assert sandbox.requests
 
 
 def test_it_waits_before_it_asks(sandbox: Sandbox, connect: Connect) -> None:

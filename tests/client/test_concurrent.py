@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -252,15 +253,19 @@ def test_what_is_cancelled_on_the_wire_is_in_doubt(sandbox: Sandbox) -> None:
     assert len(sandbox.requests) == 2
 
 
-def test_a_result_may_stop_the_sending(sandbox: Sandbox) -> None:
+def test_a_result_may_end_a_site(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes(site_slugs=("a", "b"))
+
     def judge(result: RefundResult) -> TalkableError | None:
         return TalkableError(f"{result.origin_slug} is too much") if result.origin_slug == "order-4" else None
 
-    with sender(sandbox, Pace(max_in_flight=1, initial_rate=None), judge=judge) as sending:
-        sending.put((r.origin_slug, r) for r in orders(20))
+    pace = Pace(max_in_flight=1, initial_rate=None)
+    with sender(sandbox, pace, new_judge=lambda site: judge if site == "a" else lambda _: None) as sending:
+        sending.put((f"{site}-{r.origin_slug}", r) for site in "ab" for r in orders(20, site=site))
         results = dict(sending.take(until=0))
-    assert len(sandbox.requests) == 5
-    assert results["order-5"].error_message == "Not tried: order-4 is too much"
+    assert len(sandbox.requests) == 5 + 20
+    assert results["a-order-5"].error_message == "Not tried: order-4 is too much"
+    assert results["b-order-19"].outcome is Outcome.NOT_FOUND
 
 
 def test_a_site_that_is_throttled_for_too_long_ends_and_others_go_on(sandboxes: Sandboxes) -> None:
@@ -302,7 +307,7 @@ def test_the_learned_rate_is_known_once_a_429_came(sandboxes: Sandboxes) -> None
 
 def test_an_error_that_is_nobodys_outcome_reaches_the_caller(sandbox: Sandbox) -> None:
     with sender(sandbox) as sending:
-        sending.put([("a", "no refund at all")])  # type: ignore[list-item]
+        sending.put([("a", SimpleNamespace(site_slug="my-store"))])  # type: ignore[list-item]
         with pytest.raises(AttributeError):
             sending.take(until=0, timeout=5)
 

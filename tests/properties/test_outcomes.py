@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from airflow_provider_talkable import Outcome, Refund, RefundResult
 from airflow_provider_talkable.client import pacing, retries
-from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
 from airflow_provider_talkable.client.concurrent import send_many
 from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.errands import RefundErrand
+from airflow_provider_talkable.client.lanes import Lane
 from airflow_provider_talkable.client.pacing import Pace, Pacer
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Canned, Dials, Fault, Reset, Sandbox, Truncated
@@ -84,7 +84,7 @@ def sandbox() -> Iterator[Sandbox]:
     def clock() -> float:
         return time.monotonic() + skipped
 
-    async def wait(self: AsyncTalkableClient, seconds: float) -> None:
+    async def wait(self: Lane, seconds: float) -> None:
         nonlocal skipped
         skipped += seconds
         await asyncio.sleep(0)
@@ -94,7 +94,7 @@ def sandbox() -> Iterator[Sandbox]:
         patches.setattr(retries, "random", no_chance)
         patches.setattr(pacing, "random", no_chance)
         patches.setattr("airflow_provider_talkable.client.concurrent.Pacer", partial(Pacer, clock=clock))
-        patches.setattr(AsyncTalkableClient, "_wait", wait)
+        patches.setattr(Lane, "wait", wait)
         yield sandbox
 
 

@@ -73,7 +73,7 @@ class Run:
         return not self.steps and not self.batch
 
     def decide(self) -> None:
-        self.intake.decide()
+        self.intake.decide(10)
         self.batch = self.intake.next_batch(10, ending=None, closed={})
 
     def submit(self) -> None:

@@ -237,8 +237,8 @@ def test_an_entry_of_an_earlier_version_tells_by_its_id_until_when_it_may_be_sen
     submitted_at = datetime(2026, 5, 1, tzinfo=UTC)
     entry_id = f"{int(submitted_at.timestamp()) * 10**9:016x}abcdabcd"
     history = History.of([Entry(entry_id, SUBMITTED, "A", WHEN, Decimal(5))])
-    assert history.sent_until(submitted_at) == submitted_at + timedelta(seconds=1410)
-    assert history.sent_until(submitted_at + timedelta(seconds=1410)) is None
+    assert history.sent_until(submitted_at) == submitted_at + timedelta(seconds=1470)
+    assert history.sent_until(submitted_at + timedelta(seconds=1470)) is None
 
 
 @pytest.mark.parametrize("events", ["submitted", "submitted unconfirmed", "submitted@a submitted@b"])

@@ -388,18 +388,18 @@ def test_an_aborted_run_leaves_settled_refunds_alone(shop: Shop) -> None:
     assert shop.states() == {"A": "refunded", "B": "aborted"}
 
 
-def test_identical_rejections_in_a_row_stop_the_run(shop: Shop) -> None:
+def test_identical_rejections_in_a_row_end_the_site(shop: Shop) -> None:
     shop.order(*(f"order-{n}" for n in range(60)))
     shop.refund(*(f"order-{n}" for n in range(60)))
     refused = Canned(422, b'{"ok": false, "error_message": "Validation failed: no jane@example.com"}')
     shop.sandbox.dials.next(None, *[refused] * 3, None, *[refused] * 50)
     summary = shop.sync(pace=ONE_BY_ONE, abort_after=5)
     assert summary.outcomes == {"refunded": 2, "rejected": 8, "aborted": 50}
-    assert summary.stopped
-    assert (
-        "5 refunds in a row were rejected with the same words (Validation failed: no [redacted])"
-        in summary.stopped
-    )
+    assert summary.stopped is None
+    assert summary.site_problems == {
+        "my-store": "site my-store: 5 refunds in a row were rejected with the same words "
+        "(Validation failed: no [redacted]); fix that, then run it again with resend={'rejected'}"
+    }
 
 
 def test_rejections_that_differ_do_not_stop_the_run(shop: Shop) -> None:

@@ -1,0 +1,195 @@
+"""One bad site or one bad minute stops nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import URL, Engine
+
+from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.pacing import Pace
+from airflow_provider_talkable.client.retries import RetryPolicy
+from airflow_provider_talkable.sync.ledger import Ledger
+from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.run import RefundSync, Rules
+from airflow_provider_talkable.sync.snapshot import Snapshot
+from tests.conftest import KEY
+from tests.network import Line, Peer
+
+_TAKEN = b'{"ok":true,"result":{"origin":{"id":1}}}'
+_CAMPAIGNS = b'{"ok":true,"result":{"campaigns":[]}}'
+AT_ONCE = Pace(initial_rate=None)
+
+
+def answer(status: int, body: bytes = b"") -> bytes:
+    head = f"HTTP/1.1 {status} Word\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+class Host:
+    """A Talkable that answers as a function of the site and the order says."""
+
+    def __init__(self, status_of: Callable[[str, str], int]) -> None:
+        self.status_of = status_of
+        self.done_at: dict[str, float] = {}
+        self.peer = Peer(self._behave)
+
+    def _behave(self, line: Line) -> None:
+        while request := line.read_request():
+            head, _, body = request.partition(b"\r\n\r\n")
+            site = "a" if b'"a"' in body or b"site_slug=a" in head else "b"
+            path = head.split(b" ")[1].decode()
+            status = self.status_of(site, path)
+            if status != 200:
+                line.send(answer(status, b"<html></html>" if status > 500 else b""))
+                continue
+            self.done_at[site] = time.monotonic()
+            line.send(answer(200, _CAMPAIGNS if "campaigns" in path else _TAKEN))
+
+
+@pytest.fixture
+def host() -> Iterator[Callable[[Callable[[str, str], int]], Host]]:
+    hosts: list[Host] = []
+
+    def make(status_of: Callable[[str, str], int]) -> Host:
+        hosts.append(Host(status_of))
+        hosts[-1].peer.__enter__()
+        return hosts[-1]
+
+    yield make
+    for each in hosts:
+        each.peer.__exit__()
+
+
+def refunds(site: str, count: int, **fields: Any) -> list[Row]:
+    return [Row(site, f"{site}-{n}", f"{site}-{n}", **fields) for n in range(count)]
+
+
+Sync = Callable[..., RefundSync]
+
+
+@pytest.fixture
+def sync(sqlite: URL, engines: Callable[[URL], Engine]) -> Sync:
+    """Syncs rows with a host at an address, and returns the sync once it is over."""
+
+    def run(address: str, rows: list[Row], *, pace: Pace = AT_ONCE, **more: Any) -> RefundSync:
+        policy = more.pop("policy", RetryPolicy())
+        ledger = Ledger(engines(sqlite))
+        ledger.open()
+        with Snapshot() as snapshot:
+            snapshot.fill(rows)
+            config = ClientConfig.parse(host=f"http://{address}", api_key=KEY)
+            made = RefundSync(snapshot, ledger, config, policy=policy, pace=pace, rules=Rules(**more))
+            made.run()
+            return made
+
+    return run
+
+
+def mixed(*lists: list[Row]) -> list[Row]:
+    return [row for rows in zip(*lists, strict=True) for row in rows]
+
+
+@pytest.mark.parametrize("is_pausing", [False, True])
+def test_a_site_finishes_at_its_own_pace_beside_one_that_is_throttled(
+    host: Callable[..., Host], sync: Sync, is_pausing: bool
+) -> None:
+    pace = Pace(initial_rate=50, max_rate=50)
+    alone = host(lambda _site, _path: 200)
+    started = time.monotonic()
+    sync(alone.peer.address, refunds("b", 200), pace=pace)
+    seconds = time.monotonic() - started
+
+    both = host(lambda site, _path: 429 if site == "a" else 200)
+    started = time.monotonic()
+    over = sync(
+        both.peer.address,
+        refunds("a", 600) + [replace(row, refund_key=f"new-{row.refund_key}") for row in refunds("b", 200)],
+        pace=pace,
+        policy=RetryPolicy(throttle_patience=8),
+        pause_when_throttled=is_pausing,
+    )
+    assert both.done_at["b"] - started < 1.1 * seconds + 1
+    if is_pausing:
+        assert over.paused_site == "a"
+        assert over.summary.outcomes == {"refunded": 200}
+    else:
+        assert over.summary.outcomes == {"refunded": 200, "throttled": 600}
+
+
+def test_a_throttled_site_ends_as_its_patience_does(host: Callable[..., Host], sync: Sync) -> None:
+    asked_at: list[float] = []
+
+    def status(_site: str, _path: str) -> int:
+        asked_at.append(time.monotonic())
+        return 429
+
+    throttling = host(status)
+    over = sync(throttling.peer.address, refunds("b", 100), policy=RetryPolicy(throttle_patience=10))
+    assert time.monotonic() - asked_at[0] == pytest.approx(10, rel=0.1)
+    assert over.summary.outcomes == {"throttled": 100}
+
+
+@pytest.mark.takes_long
+@pytest.mark.parametrize("count", [300, 10_000])
+def test_where_the_host_is_down_the_rest_is_left_to_the_next_run(sync: Sync, count: int) -> None:
+    started = time.monotonic()
+    # Nothing listens there.
+    over = sync("127.0.0.1:9", refunds("b", count))
+    assert time.monotonic() - started < 120
+    assert over.summary.stopped
+    assert "Talkable has not answered for 60 s" in over.summary.stopped
+    assert f"{count} refunds are left for the next run" in over.summary.stopped
+    assert over.summary.requests < 200
+    assert over.summary.outcomes.keys() <= {"failed", "aborted"}
+    assert over.summary.outcomes["failed"] <= 32
+
+
+@pytest.mark.takes_long
+def test_an_outage_leaves_little_more_in_doubt_than_was_on_the_wire(
+    host: Callable[..., Host], sync: Sync
+) -> None:
+    asked: list[str] = []
+
+    def status(_site: str, path: str) -> int:
+        asked.append(path)
+        return 502 if len(asked) > 500 else 200
+
+    failing = host(status)
+    policy = RetryPolicy(outage_patience=10)
+    over = sync(failing.peer.address, refunds("b", 3_000, refund_subtotal=Decimal(5)), policy=policy)
+    assert over.summary.outcomes["unconfirmed"] <= 32
+    assert over.summary.outcomes["aborted"] > 2_400
+
+
+@pytest.mark.takes_long
+def test_an_outage_that_ends_is_waited_for(host: Callable[..., Host], sync: Sync) -> None:
+    began: list[float] = []
+    asked: Counter[int] = Counter()
+
+    def status(_site: str, _path: str) -> int:
+        asked[0] += 1
+        if asked[0] > 500 and not began:
+            began.append(time.monotonic())
+        return 502 if began and time.monotonic() < began[0] + 10 else 200
+
+    over = sync(host(status).peer.address, refunds("b", 2_000, refund_subtotal=Decimal(5)))
+    assert over.summary.outcomes.keys() == {"refunded", "unconfirmed"}
+    assert over.summary.outcomes["unconfirmed"] <= 32
+    assert time.monotonic() - began[0] < 60
+
+
+def test_a_run_that_may_pause_does_so_in_an_outage(host: Callable[..., Host], sync: Sync) -> None:
+    started = time.monotonic()
+    over = sync(host(lambda _s, _p: 502).peer.address, refunds("b", 300), pause_when_throttled=True)
+    assert over.paused_site == "b"
+    assert time.monotonic() - started < 30
+    assert over.summary.outcomes == {}
+    again = sync(host(lambda _s, _p: 200).peer.address, refunds("b", 300))
+    assert again.summary.outcomes == {"refunded": 300}
