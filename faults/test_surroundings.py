@@ -21,9 +21,10 @@ from sqlalchemy.engine import URL, Engine, make_url
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.sandbox import Dials
 from airflow_provider_talkable.sync.run import RefundSync
+from airflow_provider_talkable.sync.summary import Summary
 from faults.conftest import Record
 from tests.conftest import KEY, Sandboxes
-from tests.shop import Shop, wait_for_requests
+from tests.shop import Shop, once_requested, wait_for_requests
 from tests.sync.test_acceptance import Refunds
 from tests.sync.test_run import crashed
 
@@ -50,6 +51,50 @@ def server(postgres_server: Callable[[], URL]) -> Iterator[PostgresServer]:
     server = get_server(tempfile.mkdtemp(prefix="talkable-pg-"), cleanup_mode="delete")
     yield server
     server.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("outage", "words"),
+    [
+        pytest.param(Dials(errors=1), "answers 502 for 30 s", id="502"),
+        pytest.param(Dials(resets_after=1), "takes each refund and breaks its connection for 30 s", id="reset"),
+    ],
+)
+def test_an_outage_in_the_middle(postgres_shop: Shop, record: Record, outage: Dials, words: str) -> None:
+    shop, count = postgres_shop, 5_000
+    pace = Pace(16, initial_rate=None)
+
+    def sync(prefix: str, **more: Callable[[RefundSync], None]) -> Summary:
+        slugs = [f"{prefix}-{n}" for n in range(count)]
+        shop.order(*slugs)
+        shop.refund(*((slug, slug, None, "5" if n % 2 else None) for n, slug in enumerate(slugs)))
+        return shop.sync(pace=pace, **more)
+
+    def break_it(_: RefundSync) -> None:
+        once_requested(shop.sandbox, count + count // 2, begin)
+
+    def begin() -> None:
+        healthy, shop.sandbox.dials = shop.sandbox.dials, outage
+        threading.Timer(30, setattr, [shop.sandbox, "dials", healthy]).start()
+
+    alone = sync("alone").seconds
+    shop.clear()
+    summary = sync("outage", before=break_it)
+    assert summary.stopped is None
+    assert set(summary.outcomes) <= {"refunded", "already_refunded", "unconfirmed"}
+    in_doubt = summary.outcomes["unconfirmed"]
+    assert in_doubt <= 32
+    assert summary.outcomes.total() == count
+    cost = summary.seconds - alone
+    assert 30 <= cost <= 60
+    orders = shop.sandbox.talkable.snapshot()["my-store"].values()
+    assert max(order["times_refunded"] for order in orders) == 1
+    record(
+        "Surroundings",
+        f"Talkable, which {words}",
+        f"once, in the middle of {count:,} refunds, half of them partial",
+        f"{in_doubt} partial refunds in doubt, all others refunded, each once; {cost:.0f} s lost",
+    )
 
 
 @pytest.mark.parametrize(
