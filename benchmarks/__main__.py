@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import connections, imports, pacing, rows, servers
+from benchmarks import connections, imports, pacing, rows, servers, sites
 from benchmarks.scheduler import DAG_IDS, TASKS, scheduler
 from benchmarks.ways import IN_FLIGHT, Named, all_ways
 
@@ -158,6 +158,19 @@ def mapped(url: str, database: str) -> list[str]:
     )
 
 
+def by_site() -> list[str]:
+    """Healthy sites beside others, and alone."""
+    measured = sites.compare()
+    FIGURES["sites"] = max(beside / alone for _, _, alone, beside in measured)
+    return table(
+        ("site", "refunds", "seconds alone", "seconds beside the others", "ratio"),
+        (
+            (site, f"{count:,}", f"{alone:.1f}", f"{beside:.1f}", f"{beside / alone:.2f}")
+            for site, count, alone, beside in measured
+        ),
+    )
+
+
 def paced() -> list[str]:
     """Hidden limits."""
     rounds = [pacing.a_round() for _ in range(RUNS)]
@@ -224,6 +237,7 @@ def aims() -> list[str]:
         ("`refund_many` beside the bare aiohttp loop", 0.90, FIGURES["refund_many"]),
         ("whole sync on PostgreSQL beside it", 0.75, FIGURES["sync"]),
         ("slowest import, ms", -25.0, FIGURES["imports"]),
+        ("slowest healthy site beside unhealthy ones, to itself alone", -1.1, FIGURES["sites"]),
     ]
     for key in ((limit, workers) for limit in pacing.LIMITS for workers in pacing.WORKERS):
         of = f"{key[0]}/s, {key[1]} worker" + ("s" if key[1] > 1 else "")
@@ -322,6 +336,13 @@ def main() -> None:
         f"{connections.IN_FLIGHT} requests in flight. Full refunds share connections that are kept, each "
         "partial one has its own. TLS would add another round trip to each connection.",
         of_parts(),
+    )
+    part(
+        "Many sites",
+        f"One sync of {sites.REFUNDS:,} refunds over {len(sites.SITES)} sites, each named after how many "
+        "requests a second it takes; a firewall's page answers each twentieth order of `blocks-50`. Two "
+        "sites deny the key and one answers nothing but 429. Until the site's last refund was answered.",
+        by_site(),
     )
     part(
         "Hidden limits",

@@ -57,18 +57,20 @@ def server(postgres_server: Callable[[], URL]) -> Iterator[PostgresServer]:
     ("outage", "words"),
     [
         pytest.param(Dials(errors=1), "answers 502 for 30 s", id="502"),
-        pytest.param(Dials(resets_after=1), "takes each refund and breaks its connection for 30 s", id="reset"),
+        pytest.param(
+            Dials(resets_after=1), "takes each refund and breaks its connection for 30 s", id="reset"
+        ),
     ],
 )
 def test_an_outage_in_the_middle(postgres_shop: Shop, record: Record, outage: Dials, words: str) -> None:
     shop, count = postgres_shop, 5_000
     pace = Pace(16, initial_rate=None)
 
-    def sync(prefix: str, **more: Callable[[RefundSync], None]) -> Summary:
+    def sync(prefix: str, before: Callable[[RefundSync], object] = lambda sync: None) -> Summary:
         slugs = [f"{prefix}-{n}" for n in range(count)]
         shop.order(*slugs)
         shop.refund(*((slug, slug, None, "5" if n % 2 else None) for n, slug in enumerate(slugs)))
-        return shop.sync(pace=pace, **more)
+        return shop.sync(pace=pace, before=before)
 
     def break_it(_: RefundSync) -> None:
         once_requested(shop.sandbox, count + count // 2, begin)
@@ -79,7 +81,7 @@ def test_an_outage_in_the_middle(postgres_shop: Shop, record: Record, outage: Di
 
     alone = sync("alone").seconds
     shop.clear()
-    summary = sync("outage", before=break_it)
+    summary = sync("outage", break_it)
     assert summary.stopped is None
     assert set(summary.outcomes) <= {"refunded", "already_refunded", "unconfirmed"}
     in_doubt = summary.outcomes["unconfirmed"]
