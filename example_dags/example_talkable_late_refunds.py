@@ -51,16 +51,6 @@ with DAG(
             ORDER BY refunded_at
         """,
         parameters=window(days=3),
-        fail_on=(
-            "not_counted",
-            "rejected",
-            "invalid",
-            "conflict",
-            "throttled",
-            "failed",
-            "unconfirmed",
-            "aborted",
-        ),
         void_referral=True,
     )
 

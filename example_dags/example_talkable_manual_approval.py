@@ -17,7 +17,6 @@ from airflow_provider_talkable.operators.referral import TalkableReferralOperato
 
 # A run that was triggered by hand may have no data interval.
 END = "(data_interval_end or dag_run.run_after)"
-FAIL_ON = ("conflict", "rejected", "invalid", "throttled", "failed", "aborted")
 
 with DAG(
     "example_talkable_manual_approval",
@@ -44,7 +43,7 @@ with DAG(
         show_return_value_in_logs=False,
     )
     void = TalkableReferralOperator(
-        task_id="void", origin_slug=refunded.output, status="voided", fail_on=FAIL_ON, redact_people=True
+        task_id="void", origin_slug=refunded.output, status="voided", redact_people=True
     )
 
     kept = SQLExecuteQueryOperator(
@@ -63,5 +62,5 @@ with DAG(
         show_return_value_in_logs=False,
     )
     approve = TalkableReferralOperator(
-        task_id="approve", origin_slug=kept.output, status="approved", fail_on=FAIL_ON, redact_people=True
+        task_id="approve", origin_slug=kept.output, status="approved", redact_people=True
     )

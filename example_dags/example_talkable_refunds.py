@@ -46,7 +46,5 @@ with DAG(
     refund = TalkableRefundOperator(
         task_id="refund",
         origin_slug=refunded_orders.output,
-        # Not every order is known to Talkable: some were placed before the programme began.
-        fail_on=("not_counted", "rejected", "invalid", "throttled", "failed", "unconfirmed", "aborted"),
         void_referral=True,
     )

@@ -37,7 +37,6 @@ with DAG(
     TalkableRefundOperator.partial(
         task_id="refund",
         ledger_conn_id="shop_warehouse",
-        fail_on=("not_counted", "rejected", "invalid", "throttled", "failed", "unconfirmed", "aborted"),
         void_referral=True,
         max_active_tis_per_dag=4,
     ).expand(refunds=latest_refunds())

@@ -42,7 +42,6 @@ with DAG(
         refunds=refunds_of_the_last_day(),
         # Where parts of orders are sent, the ledger remembers which were.
         ledger_conn_id="shop_warehouse",
-        fail_on=("not_counted", "rejected", "invalid", "throttled", "failed", "unconfirmed", "aborted"),
         void_referral=True,
         redact_people=True,
     )

@@ -34,16 +34,6 @@ with DAG(
             ORDER BY refunded_at
         """,
         parameters={"site": "{{ task.site_slug }}"},
-        fail_on=(
-            "not_counted",
-            "rejected",
-            "invalid",
-            "conflict",
-            "throttled",
-            "failed",
-            "unconfirmed",
-            "aborted",
-        ),
         void_referral=True,
         pool="talkable",
     ).expand(site_slug=SITES)

@@ -31,7 +31,7 @@ refunds = dict(
     sql_conn_id="shop",
     sql="SELECT refund_key, order_number, refund_subtotal FROM refunds WHERE site = %(site)s ORDER BY number",
     initial_rate=None,
-    fail_on=("failed", "throttled", "aborted"),
+    ignore=("not_found", "unconfirmed"),
 )
 
 with DAG("killed", schedule=None):

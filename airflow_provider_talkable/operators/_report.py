@@ -9,7 +9,9 @@ from collections.abc import Set as AbstractSet
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from airflow_provider_talkable.protocol.errors import TalkableError, printable
+from airflow_provider_talkable.operators._ignored import IGNORE_ADVICE
+from airflow_provider_talkable.protocol.errors import TalkableError, TalkableOriginNotFound, printable
+from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.referrals import ReferralResult
 from airflow_provider_talkable.protocol.results import RefundResult
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SHOWN_LOSSES = 20
+# So many orders of which Talkable knows none are no accident.
+SUSPICIOUS = 50
 
 Results = Sequence[RefundResult | ReferralResult]
 
@@ -48,17 +52,18 @@ def plain_errors(execute: Execute) -> Execute:
     return cast("Execute", executing)
 
 
-def report(what: str, results: Results, fail_on: AbstractSet[str]) -> None:
+def report(what: str, results: Results, ignore: AbstractSet[str]) -> None:
     """Log the counts by outcome and the first of the losses, without the addresses that Talkable names.
 
     :param what: What the results are of, e.g. ``refunds``.
-    :param fail_on: The outcomes that fail the task.
-    :raises TalkableError: if an outcome is among them: the class that fits, if one fits all that failed.
-        Its ``retry_after`` is the longest of theirs.
+    :param ignore: The outcomes that do not fail the task.
+    :raises TalkableError: if an outcome is neither a success nor among them: the class that fits, if one
+        fits all that failed. Its ``retry_after`` is the longest of theirs. Whatever is ignored, if Talkable
+        knows none of many orders.
     """
-    failures = [result for result in results if result.outcome in fail_on]
-    log.info("%s: %s", what.capitalize(), _tally(results) or "none")
     losses = [result for result in results if not result.outcome.is_success]
+    failures = [result for result in losses if result.outcome not in ignore]
+    log.info("%s: %s", what.capitalize(), _tally(results) or "none")
     level = logging.ERROR if failures else logging.WARNING
     for result in losses[:_SHOWN_LOSSES]:
         reason = without_people(result.error_message)
@@ -66,20 +71,45 @@ def report(what: str, results: Results, fail_on: AbstractSet[str]) -> None:
     if len(losses) > _SHOWN_LOSSES:
         log.log(level, "… and %d more", len(losses) - _SHOWN_LOSSES)
     if len(results) == 1 and failures:
-        if failures[0].error:
-            failures[0].error.args = tuple(map(without_people, failures[0].error.args))
-        failures[0].raise_for_outcome()
+        _raise_for_the_only(failures[0])
     if failures:
-        # What a ledger says of an earlier try comes without its error.
-        kinds = {type(result.error) if result.error else TalkableError for result in failures}
-        kind = kinds.pop() if len(kinds) == 1 else TalkableError
-        error = kind(
-            f"{len(failures)} of {len(results)} {what} failed ({_tally(failures)}); "
-            "the reason of each is in XCom under 'results'"
+        raise _error_of_several(what, results, failures)
+    _raise_for_unknown_orders(what, results)
+
+
+def _raise_for_the_only(failure: RefundResult | ReferralResult) -> None:
+    if error := failure.error:
+        error.args = tuple(map(without_people, error.args))
+        if failure.outcome == Outcome.NOT_FOUND:
+            error.args = (f"{error.args[0]} (not_found: {IGNORE_ADVICE})", *error.args[1:])
+    failure.raise_for_outcome()
+
+
+def _error_of_several(what: str, results: Results, failures: Results) -> TalkableError:
+    # What a ledger says of an earlier try comes without its error.
+    kinds = {type(result.error) if result.error else TalkableError for result in failures}
+    kind = kinds.pop() if len(kinds) == 1 else TalkableError
+    is_unknown = any(result.outcome == Outcome.NOT_FOUND for result in failures)
+    error = kind(
+        f"{len(failures)} of {len(results)} {what} failed ({_tally(failures)}); "
+        "the reason of each is in XCom under 'results'"
+        + (f"; not_found: {IGNORE_ADVICE}" if is_unknown else "")
+    )
+    pauses = [result.error.retry_after or 0 for result in failures if result.error]
+    error.retry_after = max(pauses, default=0) or None
+    return error
+
+
+def _raise_for_unknown_orders(what: str, results: Results) -> None:
+    """Fail a list of which Talkable knows nothing: it is no list of this site's orders."""
+    if any(result.outcome != Outcome.NOT_FOUND for result in results):
+        return
+    unknown = len({result.origin_slug for result in results})
+    if unknown >= SUSPICIOUS:
+        raise TalkableOriginNotFound(
+            f"Talkable knows none of the {unknown} orders of these {what}: are these the order numbers that "
+            "Talkable knows, is this the site?"
         )
-        pauses = [result.error.retry_after or 0 for result in failures if result.error]
-        error.retry_after = max(pauses, default=0) or None
-        raise error
 
 
 def _tally(results: Results) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_talkable.links.talkable import TalkableSiteLink
+from airflow_provider_talkable.operators._ignored import IGNORED, ignored
 from airflow_provider_talkable.operators._rendered import TextTemplateOperator, as_list_or_one
 from airflow_provider_talkable.operators._report import BY_ORDER, name_map_index, plain_errors, report
 from airflow_provider_talkable.operators._supervision import Supervision
@@ -19,9 +20,6 @@ from airflow_provider_talkable.protocol.referrals import (
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-
-LOSSES = tuple(outcome for outcome in ReferralOutcome if not outcome.is_success)
-"""The outcomes after which the referral does not have the status that was asked for."""
 
 
 class TalkableReferralOperator(TextTemplateOperator):
@@ -42,16 +40,18 @@ class TalkableReferralOperator(TextTemplateOperator):
     :param status: ``approved`` or ``voided``, or ``pending``, ``flagged``, ``blocked``; templated.
     :param site_slug: The Talkable site id; default: the connection's.
     :param talkable_conn_id: The Talkable connection.
-    :param fail_on: The outcomes that fail the task; default: ``not_found``, ``conflict`` (the opposite
-        final status), ``rejected``, ``invalid``, ``throttled``, ``failed``, ``aborted``.
+    :param ignore: Outcomes that do not fail the task, one or several of ``not_found``, ``conflict`` (the
+        opposite final status), ``rejected``, ``invalid``, ``throttled``, ``failed``, ``aborted``; all others
+        of these do. ``()`` ignores none.
     :param redact_people: Leave names, e-mail addresses, phone numbers and IP addresses out of XCom.
     :param throttle_patience: Seconds to wait while Talkable answers a site with nothing but 429.
     :param max_in_flight: Requests under way at a time.
     :param max_rate: Requests per second never to exceed, for each site.
     :raises InvalidRefund: if what rendered is no slug and no list, or no status; nothing was sent then.
     :raises TalkableReferralFinal: if a referral has the opposite final status.
-    :raises TalkableError: after everything was tried, if an outcome is among ``fail_on``: the class
-        that fits, if one fits all that failed.
+    :raises TalkableError: after everything was tried, if an outcome is neither a success nor among
+        ``ignore``: the class that fits, if one fits all that failed. Whatever is ignored, if Talkable knows
+        none of 50 and more orders.
     """
 
     template_fields: Sequence[str] = ("origin_slug", "status", "site_slug", "talkable_conn_id")
@@ -65,7 +65,7 @@ class TalkableReferralOperator(TextTemplateOperator):
         status: str,
         site_slug: str | None = None,
         talkable_conn_id: str = "talkable_default",
-        fail_on: Iterable[ReferralOutcome | str] = LOSSES,
+        ignore: Iterable[ReferralOutcome | str] = IGNORED,
         redact_people: bool = False,
         throttle_patience: float = 300.0,
         max_in_flight: int = 16,
@@ -77,9 +77,7 @@ class TalkableReferralOperator(TextTemplateOperator):
         self.status = status
         self.site_slug = site_slug
         self.talkable_conn_id = talkable_conn_id
-        self.fail_on = frozenset(
-            ReferralOutcome(name) for name in ([fail_on] if isinstance(fail_on, str) else fail_on)
-        )
+        self.ignore = ignored(ReferralOutcome, ignore)
         self.redact_people = redact_people
         self.throttle_patience = throttle_patience
         self.max_in_flight = max_in_flight
@@ -112,7 +110,7 @@ class TalkableReferralOperator(TextTemplateOperator):
         shown = [(r.redacted() if self.redact_people else r).as_dict() for r in results]
         pushed = shown if is_list else shown[0]
         context["ti"].xcom_push(key="results", value=pushed)
-        report("referrals", results, self.fail_on)
+        report("referrals", results, self.ignore)
         return pushed
 
 

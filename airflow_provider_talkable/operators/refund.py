@@ -14,6 +14,7 @@ from airflow_provider_talkable.operators._given_refunds import (
     rows_given,
     without_ambiguous,
 )
+from airflow_provider_talkable.operators._ignored import IGNORED, ignored
 from airflow_provider_talkable.operators._refund_batch import RefundBatch
 from airflow_provider_talkable.operators._rendered import TextTemplateOperator
 from airflow_provider_talkable.operators._report import BY_ORDER, name_map_index, plain_errors, report
@@ -32,9 +33,6 @@ if TYPE_CHECKING:
     from airflow_provider_talkable.sync.refund_list import RefundList
 
 T = TypeVar("T")
-
-LOSSES = tuple(outcome for outcome in Outcome if not outcome.is_success)
-"""The outcomes after which Talkable does not, or may not, have the refund."""
 
 
 class TalkableRefundOperator(TextTemplateOperator):
@@ -78,7 +76,8 @@ class TalkableRefundOperator(TextTemplateOperator):
         default: there is none.
     :param ledger_table: The ledger's table, quoted as it is; made if it is missing.
     :param ledger_schema: Its schema, quoted as it is; default: the connection's.
-    :param fail_on: The outcomes that fail the task; default: those that lost something.
+    :param ignore: Outcomes that do not fail the task, one or several; all others that are no success do.
+        ``()`` ignores none.
     :param fetch_referral: Ask for the referral where Talkable answers a refund with the order alone.
     :param void_referral: Void the referral of each whole refund that Talkable has, which answers with the
         referral as well: then nothing else is asked. Whatever becomes of it, the refund's outcome stays.
@@ -89,9 +88,10 @@ class TalkableRefundOperator(TextTemplateOperator):
     :param max_in_flight: Requests under way at a time.
     :param max_rate: Requests per second never to exceed, for each site.
     :raises InvalidRefund: if what rendered is no refund and no list; nothing was sent then.
-    :raises TalkableError: after everything was tried, if an outcome is among ``fail_on``: the class
-        that fits, if one fits all that failed. With a ledger also whatever is let through, if the key is
-        refused, or :class:`~airflow_provider_talkable.LedgerError` if the ledger cannot be used.
+    :raises TalkableError: after everything was tried, if an outcome is neither a success nor among
+        ``ignore``: the class that fits, if one fits all that failed. Whatever is ignored, if Talkable knows
+        none of 50 and more orders. With a ledger also if the key is refused, or
+        :class:`~airflow_provider_talkable.LedgerError` if the ledger cannot be used.
     """
 
     template_fields: Sequence[str] = (
@@ -131,7 +131,7 @@ class TalkableRefundOperator(TextTemplateOperator):
         ledger_conn_id: str | None = None,
         ledger_table: str = "talkable_refund_ledger",
         ledger_schema: str | None = None,
-        fail_on: Iterable[Outcome | str] = LOSSES,
+        ignore: Iterable[Outcome | str] = IGNORED,
         fetch_referral: bool = False,
         void_referral: bool = False,
         require_subtotal: bool = False,
@@ -153,9 +153,7 @@ class TalkableRefundOperator(TextTemplateOperator):
         self.ledger_conn_id = ledger_conn_id
         self.ledger_table = ledger_table
         self.ledger_schema = ledger_schema
-        self.fail_on = frozenset(
-            Outcome(name) for name in ([fail_on] if isinstance(fail_on, str) else fail_on)
-        )
+        self.ignore = ignored(Outcome, ignore)
         self.fetch_referral = fetch_referral
         self.void_referral = void_referral
         self.require_subtotal = require_subtotal
@@ -193,7 +191,7 @@ class TalkableRefundOperator(TextTemplateOperator):
                 # Whatever ends the sending, a timeout of Airflow's included, what was learned is kept.
                 pushed = self._push(context, batch.results(), supervision)
         supervision.raise_if_lost()
-        report("refunds", batch.results(), self.fail_on)
+        report("refunds", batch.results(), self.ignore)
         return pushed
 
     def _push(

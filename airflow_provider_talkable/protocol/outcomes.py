@@ -6,7 +6,7 @@ from enum import StrEnum
 class Outcome(StrEnum):
     """The one word that says what became of a refund.
 
-    Members are strings, so they read the same in XCom, in a table and in ``fail_on``.
+    Members are strings, so they read the same in XCom, in a table and in ``ignore``.
     """
 
     REFUNDED = "refunded"

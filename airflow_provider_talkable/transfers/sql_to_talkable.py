@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.providers.common.compat.sdk import Asset, conf
 
 from airflow_provider_talkable.links.talkable import TalkableLedgerLink, TalkableSiteLink
+from airflow_provider_talkable.operators._ignored import IGNORE_ADVICE, IGNORED, ignored
 from airflow_provider_talkable.operators._rendered import as_list_or_one
 from airflow_provider_talkable.operators._report import BY_SITE, name_map_index, plain_errors
 from airflow_provider_talkable.operators._supervision import Supervision
 from airflow_provider_talkable.operators._warehouse import WarehouseOperator
-from airflow_provider_talkable.operators.refund import LOSSES
 from airflow_provider_talkable.protocol.errors import (
     InvalidRefund,
     TalkableError,
@@ -57,7 +57,7 @@ _ERRORS: dict[str, type[TalkableError]] = {
     )
 }
 _ADVICE: dict[str, str] = {
-    Outcome.NOT_FOUND: "leave it out of fail_on if that is normal",
+    Outcome.NOT_FOUND: IGNORE_ADVICE,
     Outcome.NOT_COUNTED: "Talkable has another refund of the order; see the page Operation",
     Outcome.REJECTED: "fix the reason, then name it in resend",
     Outcome.INVALID: "correct the query or the row",
@@ -98,9 +98,11 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
     :param resend_keys: The ``refund_key`` of each refund to send again, whatever holds it, once somebody has
         looked it up: a list, or the text of one as JSON or Python. What Talkable says it has is not sent
         again, nor what a run may still be sending, nor what an earlier try of this task has sent.
-    :param fail_on: The outcomes that count as failures; default: those that lost something.
+    :param ignore: Outcomes that do not fail the task, one or several; all others that are no success do.
+        ``()`` ignores none.
     :param max_failure_ratio: The share of failures, 0 to 1, above which the task fails once every row has
-        its outcome; of the refunds that this DAG run was the first to settle or try.
+        its outcome; of the refunds that this DAG run was the first to settle or try. Those whose outcome is
+        ignored count neither way.
     :param abort_after: Stop after so many identical rejections, or pages in Talkable's place, in a row with
         no success between.
     :param fetch_referral: Ask for the referral where Talkable answers a refund with the order alone: one
@@ -122,7 +124,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
     :param max_rate: Requests per second never to exceed, for each site.
     :raises InvalidRefund: if the query's columns are not those of a refund; nothing was sent then.
     :raises TalkableError: at the end, if too many refunds failed: the class that fits, if one fits all
-        of them; whatever is let through, if Talkable denies a site, or knows none of 50 and more orders of a
+        of them; whatever is ignored, if Talkable denies a site, or knows none of 50 and more orders of a
         site of which no refund was ever taken. Before it, the one that stopped the run:
         :class:`~airflow_provider_talkable.TalkableAuthError` for a refused key,
         :class:`~airflow_provider_talkable.LedgerLost` if the ledger's database went away.
@@ -142,7 +144,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         *,
         resend: Iterable[Outcome | str] | str = (),
         resend_keys: Iterable[Any] | str = (),
-        fail_on: Iterable[Outcome | str] = LOSSES,
+        ignore: Iterable[Outcome | str] = IGNORED,
         max_failure_ratio: float = 0.0,
         abort_after: int = 20,
         fetch_referral: bool = False,
@@ -155,9 +157,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         super().__init__(**kwargs)
         self.resend = resend
         self.resend_keys = resend_keys
-        self.fail_on = frozenset(
-            Outcome(name) for name in ([fail_on] if isinstance(fail_on, str) else fail_on)
-        )
+        self.ignore = ignored(Outcome, ignore)
         if not 0 <= max_failure_ratio <= 1:
             raise ValueError(f"max_failure_ratio={max_failure_ratio!r}: give a share, 0 to 1")
         if abort_after < 1:
@@ -360,14 +360,17 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         return pushed
 
     def _judge(self, summary: Summary, retry_after: float | None) -> None:
-        failures = {name: count for name, count in summary.outcomes.items() if name in self.fail_on}
-        failed, tried = sum(failures.values()), summary.outcomes.total()
+        counted = {name: count for name, count in summary.outcomes.items() if name not in self.ignore}
+        failures = {name: count for name, count in counted.items() if not Outcome(name).is_success}
+        failed, tried = sum(failures.values()), sum(counted.values())
         if failed and failed / tried > self.max_failure_ratio:
             kind = _ERRORS.get(next(iter(failures)), TalkableError) if len(failures) == 1 else TalkableError
             reasons = ", ".join(f"{count} {name}: {_ADVICE[name]}" for name, count in failures.items())
+            rest = summary.outcomes.total() - tried
             error = kind(
                 f"{failed} of {tried} refunds failed, more than max_failure_ratio={self.max_failure_ratio:g} "
                 f"allows; the ledger {self.ledger_table} has each ({reasons})"
+                + (f"; ignored: {rest} {', '.join(sorted(self.ignore))}" if rest else "")
             )
             error.retry_after = retry_after
             raise error

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 from airflow import __version__
 
+from airflow_provider_talkable import Outcome
+
 HAS_STORE = tuple(map(int, __version__.split(".")[:2])) >= (3, 3)
+
+LOSSES = tuple(outcome for outcome in Outcome if not outcome.is_success)
+"""What ``ignore`` can name: then no outcome fails a task."""
 
 needs_store = pytest.mark.skipif(
     not HAS_STORE, reason="Airflow before 3.3 has no task state store; the tests run on 3.3 as well"

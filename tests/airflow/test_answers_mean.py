@@ -20,7 +20,7 @@ from airflow_provider_talkable.operators.refund import TalkableRefundOperator
 from airflow_provider_talkable.sandbox import Canned, Reset, Sandbox
 from airflow_provider_talkable.sandbox.talkable import SecondRefund
 from airflow_provider_talkable.sensors.referral import TalkableReferralSensor
-from tests.airflow.task import Store, TaskInstance, needs_store
+from tests.airflow.task import LOSSES, Store, TaskInstance, needs_store
 from tests.airflow.test_refund_operator import Connect
 from tests.airflow.test_sync_operator import Shop
 from tests.airflow.test_sync_operator import shop as warehouse  # noqa: F401 - a fixture
@@ -56,7 +56,7 @@ def run(*, store: Store | None = None, try_number: int = 1, **fields: Any) -> An
 class TestASecondRefund:
     def test_of_a_part_is_not_counted(self, sandbox: Sandbox) -> None:
         parts = [{"origin_slug": "A", "refund_subtotal": amount} for amount in (30, 20)]
-        results = run(refunds=parts, fail_on=())
+        results = run(refunds=parts, ignore=LOSSES)
         assert sorted(result["outcome"] for result in results) == ["not_counted", "refunded"]
         with pytest.raises(TalkableNotCounted):
             run(refunds=parts[:1])
@@ -64,7 +64,7 @@ class TestASecondRefund:
     def test_of_the_whole_order_after_a_part_is_not_counted(self, sandbox: Sandbox) -> None:
         sandbox.dials.latency = 0.02
         rows = [{"origin_slug": "A", "refund_subtotal": 30}, {"origin_slug": "A"}]
-        outcomes = [result["outcome"] for result in run(refunds=rows, fail_on=())]
+        outcomes = [result["outcome"] for result in run(refunds=rows, ignore=LOSSES)]
         # Whichever comes first; a part after the whole order adds nothing.
         assert outcomes in (["refunded", "not_counted"], ["already_refunded", "refunded"])
 
@@ -72,9 +72,9 @@ class TestASecondRefund:
     def test_stays_not_counted_when_the_task_is_tried_again(self, sandbox: Sandbox) -> None:
         run(origin_slug="A", refund_subtotal=30)
         store, row = Store(), {"origin_slug": "A", "refund_subtotal": 20}
-        assert run(refunds=row, store=store, fail_on=())["outcome"] == "not_counted"
+        assert run(refunds=row, store=store, ignore=LOSSES)["outcome"] == "not_counted"
         before = len(sandbox.requests)
-        assert run(refunds=row, store=store, try_number=2, fail_on=())["outcome"] == "not_counted"
+        assert run(refunds=row, store=store, try_number=2, ignore=LOSSES)["outcome"] == "not_counted"
         assert len(sandbox.requests) == before
 
     def test_is_raised_by_the_hook(self, sandbox: Sandbox) -> None:
@@ -109,7 +109,7 @@ class TestVoiding:
         sandbox.talkable.update_referral("my-store", "A", {"status": "flagged"})
         sandbox.talkable.update_referral("my-store", "B", {"status": "approved"})
         rows: list[Any] = ["A", "B", {"origin_slug": "C", "refund_subtotal": 10}, "nobody's"]
-        results = run(refunds=rows, void_referral=True, fail_on=())
+        results = run(refunds=rows, void_referral=True, ignore=LOSSES)
         assert [(r["outcome"], r["void_outcome"], r["late"]) for r in results] == [
             ("refunded", "updated", False),
             ("refunded", "conflict", True),
@@ -156,14 +156,14 @@ class TestTheSync:
         site = "CASE origin_slug WHEN 'B' THEN 'foreign' END AS site_slug"
         sql = f"SELECT refund_key, origin_slug, {site} FROM refunds"
         with pytest.raises(TalkableAccessDenied, match="site foreign ended at order B"):
-            warehouse.run(sql=sql, fail_on=())
+            warehouse.run(sql=sql, ignore=LOSSES)
         assert warehouse.states() == {"a": "refunded", "b": "aborted", "c": "refunded"}
 
     def test_fails_for_unknown_orders_only_whatever_is_let_through(self, warehouse: Shop) -> None:  # noqa: F811
         sql = "SELECT refund_key || n AS refund_key, 'id-' || rowid || n AS origin_slug FROM refunds, numbers"
         sql = f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION SELECT n + 1 FROM numbers WHERE n < 17) {sql}"
         with pytest.raises(TalkableOriginNotFound, match="are these the order numbers that Talkable knows"):
-            warehouse.run(sql=sql, fail_on=(), max_failure_ratio=1)
+            warehouse.run(sql=sql, ignore=LOSSES, max_failure_ratio=1)
         assert set(warehouse.states().values()) == {"not_found"}
 
     def test_takes_the_new_parameters(self, warehouse: Shop) -> None:  # noqa: F811

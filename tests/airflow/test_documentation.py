@@ -31,9 +31,8 @@ from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.get_provider_info import get_provider_info
 from airflow_provider_talkable.hooks.talkable import TalkableHook
+from airflow_provider_talkable.operators._ignored import IGNORED, losses
 from airflow_provider_talkable.operators._warehouse import WarehouseOperator
-from airflow_provider_talkable.operators.referral import LOSSES as REFERRAL_LOSSES
-from airflow_provider_talkable.operators.refund import LOSSES
 from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.sandbox.arguments import add_arguments
 from airflow_provider_talkable.sync.columns import columns
@@ -176,12 +175,18 @@ def test_the_referrals(airflow: Airflow, engines: Callable[[URL], Engine]) -> No
     assert referral["status"] == "voided"
 
 
+def by_default(rows: list[list[str]], what: str) -> list[str]:
+    """The outcomes that a table says this of, in its third column."""
+    return [row[0].strip("`") for row in rows if row[2] == what]
+
+
 def test_the_tables_of_referrals() -> None:
     rows = table("docs/reconciliation.md", "`missing`")
     assert [row[0].strip("`") for row in rows] == list(Kind)
     rows = table("docs/referrals.md", "`updated`")
     assert [row[0].strip("`") for row in rows] == list(ReferralOutcome)
-    assert [row[0].strip("`") for row in rows if row[2] == "fails"] == list(REFERRAL_LOSSES)
+    assert by_default(rows, "fails") == [one for one in losses(ReferralOutcome) if one not in IGNORED]
+    assert by_default(rows, "ignored") == list(IGNORED)
     rows = table("docs/reconciliation.md", "`checked_at`")
     named = [name for row in rows for name in re.findall(r"`(\w+)`", row[0])]
     assert named == [column.name for column in report_columns()]
@@ -335,7 +340,8 @@ def test_the_local_talkable(sandbox: Sandbox, read_config: ReadConfig) -> None:
 def test_the_table_of_outcomes() -> None:
     rows = table("docs/understand/outcomes.md", "`refunded`")
     assert [row[0].strip("`") for row in rows] == list(Outcome)
-    assert [row[0].strip("`") for row in rows if row[2] == "fails"] == list(LOSSES)
+    assert by_default(rows, "fails") == [one for one in losses(Outcome) if one not in IGNORED]
+    assert by_default(rows, "ignored") == list(IGNORED)
 
 
 def test_the_table_of_connection_fields() -> None:

@@ -38,7 +38,7 @@ with DAG("synced", schedule=None):
         sql="SELECT refund_key, order_number, refund_subtotal FROM refunds WHERE site = 'de' ORDER BY number",
         site_slug="de",
         max_in_flight=4,
-        fail_on=("failed", "throttled", "aborted"),
+        ignore=("not_found", "unconfirmed"),
         **retried,
     )
 

@@ -65,7 +65,7 @@ def test_a_list_gives_a_list_and_all_of_it_is_tried(shop: Sandbox) -> None:
     with pytest.raises(
         TalkableError, match=r"3 of 7 referrals failed \(1 not_found, 1 invalid, 1 conflict\)"
     ):
-        run(origin_slug=["X", "", "C", "B", "D", "A", "A"], status="voided", ti=ti)
+        run(origin_slug=["X", "", "C", "B", "D", "A", "A"], status="voided", ti=ti, ignore=())
     outcomes = [result["outcome"] for result in ti.xcom["results"]]
     assert outcomes == ["not_found", "invalid", "conflict", "updated", "no_referral", "updated", "updated"]
     assert status(shop, "A") == "voided"
@@ -76,9 +76,9 @@ def test_a_list_gives_a_list_and_all_of_it_is_tried(shop: Sandbox) -> None:
 )
 def test_the_error_says_what_it_is(shop: Sandbox, slug: str, error: type[Exception]) -> None:
     with pytest.raises(error):
-        run(origin_slug=slug, status="voided")
+        run(origin_slug=slug, status="voided", ignore=())
     with pytest.raises(error):
-        run(origin_slug=[slug, slug], status="voided")
+        run(origin_slug=[slug, slug], status="voided", ignore=())
     assert status(shop, "C") == "approved"
 
 
@@ -94,10 +94,14 @@ def test_templates(shop: Sandbox) -> None:
     assert [result["outcome"] for result in results] == ["updated", "updated"]
 
 
-def test_fail_on(shop: Sandbox) -> None:
-    assert run(origin_slug="C", status="voided", fail_on=[])["outcome"] == "conflict"
-    with pytest.raises(TalkableError, match="1 of 1 referrals failed"):
-        run(origin_slug="D", status="voided", fail_on="no_referral")
+def test_ignore(shop: Sandbox) -> None:
+    assert run(origin_slug="C", status="voided", ignore="conflict")["outcome"] == "conflict"
+    assert run(origin_slug="X", status="voided")["outcome"] == "not_found"
+    with pytest.raises(TalkableOriginNotFound, match="not_found: add it to ignore if that is normal"):
+        run(origin_slug="X", status="voided", ignore=())
+    losses = "aborted, conflict, failed, invalid, not_found, rejected, throttled"
+    with pytest.raises(ValueError, match=rf"ignore='not_counted': give some of {losses}, or \(\) for none"):
+        run(origin_slug="X", status="voided", ignore="not_counted")
 
 
 @pytest.mark.parametrize("given", ["gone", "", None])

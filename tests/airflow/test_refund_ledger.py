@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 from airflow_provider_talkable import InvalidRefund, TalkableConnectionError, TalkableError
 from airflow_provider_talkable.operators.refund import TalkableRefundOperator
 from airflow_provider_talkable.sandbox import Canned, Reset, Sandbox
-from tests.airflow.task import TaskInstance
+from tests.airflow.task import LOSSES, TaskInstance
 from tests.conftest import Sandboxes
 
 Connect = Callable[..., str]
@@ -53,7 +53,7 @@ def told(shop: Sandbox, slug: str) -> Any:
 def test_results_keep_their_form_and_order(shop: Sandbox) -> None:
     ti = TaskInstance("refund")
     rows = ["B", PART, "unknown", {"order_number": None}, "E", PART]
-    results = run(refunds=rows, ti=ti, fail_on=())
+    results = run(refunds=rows, ti=ti, ignore=LOSSES)
     assert outcomes(results) == [
         "refunded", "refunded", "not_found", "invalid", "already_refunded", "refunded"
     ]  # fmt: skip
@@ -91,7 +91,7 @@ def test_doubt_beside_another_failure_is_not_told_as_that_failure(shop: Sandbox)
     with pytest.raises(TalkableConnectionError):
         run(refunds=PART)
     with pytest.raises(TalkableError, match="2 of 2 refunds failed") as caught:
-        run(refunds=[PART, "unknown"], ti=TaskInstance("refund", 2))
+        run(refunds=[PART, "unknown"], ti=TaskInstance("refund", 2), ignore=())
     assert type(caught.value) is TalkableError
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -22,10 +23,10 @@ from airflow_provider_talkable import (
     TalkableOriginNotFound,
     TalkableRejected,
 )
-from airflow_provider_talkable.operators.refund import LOSSES, TalkableRefundOperator
+from airflow_provider_talkable.operators.refund import TalkableRefundOperator
 from airflow_provider_talkable.sandbox import Canned, Reset, Sandbox, Truncated
 from airflow_provider_talkable.sandbox.talkable import Generation
-from tests.airflow.task import HAS_STORE, Store, TaskInstance, needs_store
+from tests.airflow.task import HAS_STORE, LOSSES, Store, TaskInstance, needs_store
 from tests.conftest import KEY, Sandboxes
 
 Connect = Callable[..., str]
@@ -89,7 +90,7 @@ def test_the_documents_example(sandboxes: Sandboxes, connect: Connect) -> None:
 
 
 def test_a_result_has_the_same_keys_whatever_became_of_it(shop: Sandbox) -> None:
-    results = run(origin_slug=["A", "E", "unknown", None], fail_on=())
+    results = run(origin_slug=["A", "E", "unknown", None], ignore=LOSSES)
     assert outcomes(results) == ["refunded", "already_refunded", "not_found", "invalid"]
     for result in results:
         assert list(result) == [
@@ -115,7 +116,7 @@ RENDERED = [
 def test_slugs_come_as_whatever_jinja_makes_of_them(
     shop: Sandbox, template: Any, slugs: str | list[str], native: bool, params: Any
 ) -> None:
-    result = run(origin_slug=template, params=params, native=native, fail_on=())
+    result = run(origin_slug=template, params=params, native=native, ignore=LOSSES)
     if isinstance(slugs, str):
         assert result["origin_slug"] == slugs
     else:
@@ -208,8 +209,7 @@ def test_contradictions_are_refused_before_a_request(
     shop: Sandbox, fields: dict[str, Any], message: str | None
 ) -> None:
     if message is None:
-        with pytest.raises(TalkableOriginNotFound):
-            run(**fields)
+        assert run(**fields)["outcome"] == "not_found"
         return
     with pytest.raises(InvalidRefund, match=message):
         run(**fields)
@@ -219,7 +219,7 @@ def test_contradictions_are_refused_before_a_request(
 def test_all_of_a_list_is_tried_before_the_task_fails(shop: Sandbox) -> None:
     ti = TaskInstance("refund")
     with pytest.raises(TalkableError, match=r"2 of 5 refunds failed \(1 not_found, 1 invalid\)"):
-        run(origin_slug=["unknown", float("nan"), "A", "E", "B"], ti=ti)
+        run(origin_slug=["unknown", float("nan"), "A", "E", "B"], ti=ti, ignore=())
     assert outcomes(ti.xcom["results"]) == [
         "not_found", "invalid", "refunded", "already_refunded", "refunded"
     ]  # fmt: skip
@@ -276,41 +276,53 @@ def test_the_task_fails_with_the_error_that_fits_all_failures(
     shop: Sandbox, slugs: Any, error: type[TalkableError]
 ) -> None:
     with pytest.raises(TalkableError) as caught:
-        run(origin_slug=slugs)
+        run(origin_slug=slugs, ignore=())
     assert type(caught.value) is error
 
 
 @pytest.mark.parametrize(
-    ("fail_on", "fails"),
+    ("fields", "fails"),
     [
-        (LOSSES, True),
-        ((), False),
-        (["not_found"], True),
-        ("not_found", True),
-        ([Outcome.NOT_FOUND], True),
-        (["rejected"], False),
-        (["already_refunded"], True),
+        ({}, False),
+        ({"ignore": LOSSES}, False),
+        ({"ignore": ["not_found"]}, False),
+        ({"ignore": "not_found"}, False),
+        ({"ignore": {Outcome.NOT_FOUND}}, False),
+        ({"ignore": ()}, True),
+        ({"ignore": ["rejected"]}, True),
     ],
+    ids=str,
 )
-def test_fail_on_names_the_outcomes_that_fail_the_task(shop: Sandbox, fail_on: Any, fails: bool) -> None:
-    try:
-        run(origin_slug=["E", "unknown"], fail_on=fail_on)
-    except TalkableError:
-        assert fails
-    else:
-        assert not fails
+def test_ignore_names_the_outcomes_that_do_not_fail_the_task(
+    shop: Sandbox, fields: dict[str, Any], fails: bool
+) -> None:
+    with pytest.raises(TalkableOriginNotFound) if fails else nullcontext():
+        run(origin_slug=["E", "unknown"], **fields)
 
 
-def test_fail_on_an_unknown_outcome_is_refused_when_the_dag_is_parsed() -> None:
-    with pytest.raises(ValueError, match="'lost' is not a valid Outcome"):
-        TalkableRefundOperator(task_id="refund", origin_slug="A", fail_on=["lost"])
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [(["lost"], "'lost'"), ("refunded", "'refunded'"), (None, "None"), (["not_found", 7], "7")],
+    ids=["unknown", "a success", "None", "a number"],
+)
+def test_what_cannot_be_ignored_is_refused_when_the_dag_is_parsed(given: Any, named: str) -> None:
+    losses = "aborted, conflict, failed, invalid, not_counted, not_found, rejected, throttled, unconfirmed"
+    with pytest.raises(ValueError, match=rf"^ignore={named}: give some of {losses}, or \(\) for none$"):
+        TalkableRefundOperator(task_id="refund", origin_slug="A", ignore=given)
 
 
-def test_by_default_what_lost_something_fails() -> None:
-    assert set(LOSSES) == {
-        "rejected", "invalid", "conflict", "not_found", "not_counted", "throttled", "failed", "unconfirmed",
-        "aborted",
-    }  # fmt: skip
+@pytest.mark.parametrize("slugs", ["unknown", ["unknown", "A"]], ids=["one", "several"])
+def test_the_error_names_ignore_as_the_remedy(shop: Sandbox, slugs: Any) -> None:
+    with pytest.raises(TalkableOriginNotFound, match="not_found: add it to ignore if that is normal"):
+        run(origin_slug=slugs, ignore=())
+
+
+def test_a_list_of_which_talkable_knows_nothing_fails_whatever_is_ignored(shop: Sandbox) -> None:
+    ids = [f"id-{number}" for number in range(50)]
+    with pytest.raises(TalkableOriginNotFound, match="knows none of the 50 orders of these refunds"):
+        run(origin_slug=ids, ignore=LOSSES)
+    assert set(outcomes(run(origin_slug=ids[1:]))) == {"not_found"}
+    assert outcomes(run(origin_slug=[*ids, "A"]))[-1] == "refunded"
 
 
 def test_a_refused_key_stops_the_run(shop: Sandbox, connect: Connect) -> None:
@@ -325,7 +337,7 @@ def test_a_refused_key_stops_the_run(shop: Sandbox, connect: Connect) -> None:
 
 def test_the_log_says_what_failed_and_why(shop: Sandbox, logged: Callable[[], str]) -> None:
     with pytest.raises(TalkableError):
-        run(origin_slug=["A", *(f"lost-{n}" for n in range(30))])
+        run(origin_slug=["A", *(f"lost-{n}" for n in range(30))], ignore=())
     log = logged()
     assert "Refunds: 30 not_found, 1 refunded" in log
     assert "lost-0: not_found: No origin found by `origin_slug`." in log
@@ -462,8 +474,7 @@ class TestRetries:
     def test_nothing_settled_is_sent_again(self, shop: Sandbox, logged: Callable[[], str]) -> None:
         store = Store()
         slugs = ["A", "late", "E", "B"]
-        with pytest.raises(TalkableOriginNotFound):
-            run(origin_slug=slugs, store=store)
+        run(origin_slug=slugs, store=store)
         shop.talkable.create_purchase("my-store", {"order_number": "late"})
         shop.requests.clear()
         ti = TaskInstance("refund", 2)
@@ -588,7 +599,7 @@ def test_every_generation_gives_the_same_xcom(sandboxes: Sandboxes, connect: Con
             sandbox.talkable.create_purchase("my-store", order)
         connect(sandbox)
         refunds = [{"order_number": n, "refund_subtotal": None if n % 3 else 1} for n in range(500)]
-        results = run(refunds=refunds, fail_on=(), fetch_referral=True)
+        results = run(refunds=refunds, ignore=LOSSES, fetch_referral=True)
         if generation is not Generation.SEED:
             assert all(bool(result["origin"]) is (number < 450) for number, result in enumerate(results))
         for result in results:
@@ -609,7 +620,7 @@ def test_every_generation_gives_the_same_xcom(sandboxes: Sandboxes, connect: Con
 
 def test_an_amount_can_be_required(shop: Sandbox) -> None:
     rows = [{"order_number": "A", "refund_subtotal": 5}, {"order_number": "B"}, "C"]
-    results = run(refunds=rows, require_subtotal=True, fail_on=())
+    results = run(refunds=rows, require_subtotal=True, ignore=LOSSES)
     assert outcomes(results) == ["refunded", "invalid", "invalid"]
     assert "require_subtotal is set" in results[1]["error_message"]
     with pytest.raises(InvalidRefund, match="^refund_subtotal=None: holds no amount"):
@@ -618,6 +629,8 @@ def test_an_amount_can_be_required(shop: Sandbox) -> None:
 
 
 def test_columns_of_refunds_are_known_whatever_their_case(shop: Sandbox) -> None:
-    results = run(refunds=[{"ORDER_NUMBER": "A", "REFUND_SUBTOTAL": 5}, {"ORDER_NUMBER": "B "}], fail_on=())
+    results = run(
+        refunds=[{"ORDER_NUMBER": "A", "REFUND_SUBTOTAL": 5}, {"ORDER_NUMBER": "B "}], ignore=LOSSES
+    )
     assert [(r["origin_slug"], r["outcome"]) for r in results] == [("A", "refunded"), ("B ", "invalid")]
     assert json.loads(shop.requests[0]["body"])["data"] == {"refund_subtotal": 5}

@@ -37,7 +37,7 @@ refunds = dict(
     sql_conn_id="shop",
     sql="SELECT refund_key, order_number, refund_subtotal FROM refunds WHERE site = %(site)s ORDER BY number",
     initial_rate=None,
-    fail_on=("failed", "throttled", "aborted"),
+    ignore=("not_found", "unconfirmed"),
 )
 
 with DAG("sites", schedule=None):
@@ -79,7 +79,7 @@ with DAG("parts", schedule=None):
         task_id="refund",
         refunds=[{"order_number": "de-1", "refund_subtotal": 12.5}],
         site_slug="de",
-        fail_on=(),
+        ignore="unconfirmed",
     )
 
 try:

@@ -34,7 +34,7 @@ from airflow_provider_talkable.sandbox import Canned, Dials, Reset, Sandbox
 from airflow_provider_talkable.sandbox.talkable import Generation
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 from airflow_provider_talkable.triggers.throttle import TalkableThrottleTrigger
-from tests.airflow.task import TaskInstance
+from tests.airflow.task import LOSSES, TaskInstance
 from tests.conftest import KEY, Sandboxes
 from tests.shop import once_requested
 
@@ -108,7 +108,7 @@ def shop(tmp_path: Path, sandboxes: Sandboxes, connect: Connect, monkeypatch: py
 def test_the_summary_is_returned_and_pushed(shop: Shop) -> None:
     shop.refund(("x", "X"))
     ti = TaskInstance("sync")
-    summary = shop.run(ti=ti, fail_on=())
+    summary = shop.run(ti=ti, ignore=LOSSES)
     assert summary["outcomes"] == {"refunded": 3, "not_found": 1}
     query = ti.xcom.pop("ledger_query")
     assert ti.xcom == {"summary": summary}
@@ -193,25 +193,35 @@ def test_too_many_failures_fail_the_task_after_everything_was_tried(shop: Shop) 
     with pytest.raises(
         TalkableOriginNotFound,
         match=r"1 of 4 refunds failed, more than max_failure_ratio=0.2 allows; .* has each "
-        r"\(1 not_found: leave it out of fail_on if that is normal\)",
+        r"\(1 not_found: add it to ignore if that is normal\)$",
     ):
-        shop.run(ti=ti, max_failure_ratio=0.2)
+        shop.run(ti=ti, max_failure_ratio=0.2, ignore=())
     assert ti.xcom["summary"]["outcomes"] == {"refunded": 3, "not_found": 1}
-    shop.run(ti=TaskInstance("sync"), max_failure_ratio=0.25)
+    shop.run(ti=TaskInstance("sync"), max_failure_ratio=0.25, ignore=())
+
+
+def test_an_ignored_outcome_counts_neither_way(shop: Shop) -> None:
+    shop.refund(("x", "X"))
+    assert shop.run()["outcomes"] == {"refunded": 3, "not_found": 1}
+    # Of five that count, two failed; of all six it would be a third.
+    shop.refund(("y", "Y", "yesterday"), ("z", "Z", "yesterday"))
+    with pytest.raises(InvalidRefund, match=r"2 of 5 refunds failed.*; ignored: 1 not_found$"):
+        shop.run(max_failure_ratio=0.35)
+    assert shop.run(max_failure_ratio=0.4)["outcomes"] == {"refunded": 3, "invalid": 2, "not_found": 1}
 
 
 def test_a_retry_does_not_turn_a_failure_into_a_success(shop: Shop) -> None:
     shop.refund(("x", "X"))
     for try_number in (1, 2):
         with pytest.raises(TalkableOriginNotFound):
-            shop.run(ti=TaskInstance("sync", try_number))
+            shop.run(ti=TaskInstance("sync", try_number), ignore=())
     assert len(shop.sandbox.requests) == 4
 
 
 def test_failures_of_several_kinds_are_a_plain_error(shop: Shop) -> None:
     shop.refund(("x", "X"), ("y", "Y", "yesterday"))
     with pytest.raises(TalkableError, match="2 of 5 refunds failed") as caught:
-        shop.run()
+        shop.run(ignore=())
     assert type(caught.value) is TalkableError
 
 
@@ -238,9 +248,9 @@ def test_many_rejections_in_a_row_fail_the_task(shop: Shop) -> None:
 )
 def test_resend_tries_again_what_is_settled(shop: Shop, again: Any) -> None:
     shop.refund(("x", "X"))
-    shop.run(fail_on=())
+    shop.run(ignore=LOSSES)
     shop.order("X")
-    assert shop.run(resend="{{ params.again }}", params={"again": ""}, fail_on=())["sent"] == 0
+    assert shop.run(resend="{{ params.again }}", params={"again": ""}, ignore=LOSSES)["sent"] == 0
     assert shop.run(resend=again, params={"again": '["not_found"]'})["outcomes"] == {"refunded": 4}
     assert len(shop.sandbox.requests) == 5
     assert shop.states()["x"] == "refunded"
@@ -262,7 +272,7 @@ def test_the_refunds_that_are_named_are_sent_again(
     shop: Shop, named: Any, preview: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     shop.sandbox.dials.next(None, Reset(acted=False))
-    first = {"ti": an_earlier_run(), "fail_on": ()}
+    first = {"ti": an_earlier_run(), "ignore": LOSSES}
     assert shop.run(max_in_flight=1, **first)["outcomes"] == {"refunded": 2, "unconfirmed": 1}
     nothing: tuple[Any, ...] = ((), [], "", "[]", None)
     for none in nothing:
@@ -279,7 +289,7 @@ def test_the_refunds_that_are_named_are_sent_again(
 
 def test_one_key_may_be_named_by_itself(shop: Shop) -> None:
     shop.refund((1001, "X"))
-    assert shop.run(ti=an_earlier_run(), fail_on=())["outcomes"] == {"refunded": 3, "not_found": 1}
+    assert shop.run(ti=an_earlier_run(), ignore=LOSSES)["outcomes"] == {"refunded": 3, "not_found": 1}
     shop.order("X")
     for key in (1001, "1001"):
         summary = shop.run(resend_keys=key)
@@ -291,11 +301,11 @@ def test_a_try_of_the_same_run_sends_nothing_again_by_name(shop: Shop) -> None:
     """It was named because of what an earlier run had left, not this one."""
     shop.sandbox.dials.next(None, Reset(acted=True))
     for _ in range(2):
-        summary = shop.run(max_in_flight=1, resend_keys=["b"], fail_on=())
+        summary = shop.run(max_in_flight=1, resend_keys=["b"], ignore=LOSSES)
         assert summary["outcomes"] == {"refunded": 2, "unconfirmed": 1}
     with closing(sqlite3.connect(shop.path)) as ledger, ledger:
         ledger.execute("UPDATE talkable_refund_ledger SET sending_until = '2026-01-01 00:00:00.000000'")
-    assert shop.run(resend_keys=["b"], fail_on=())["outcomes"] == {"refunded": 2, "unconfirmed": 1}
+    assert shop.run(resend_keys=["b"], ignore=LOSSES)["outcomes"] == {"refunded": 2, "unconfirmed": 1}
     assert shop.sandbox.talkable.snapshot()["my-store"]["B"]["times_refunded"] == 1
 
 
@@ -326,7 +336,7 @@ def test_a_key_of_several_sites_is_refused_before_anything_is_sent(shop: Shop) -
         ({"abort_after": 0}, "abort_after=0: give 1 or more"),
         ({"max_in_flight": 0}, "max_in_flight=0: give 1 or more"),
         ({"max_rate": 0}, "max_rate=0: give requests per second, more than 0, or None"),
-        ({"fail_on": ["lost"]}, "'lost' is not a valid Outcome"),
+        ({"ignore": ["lost"]}, "ignore='lost': give some of aborted, conflict, failed, "),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -390,7 +400,7 @@ def test_a_preview_sends_and_writes_nothing(
     assert not shop.sandbox.requests
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         shop.states()
-    shop.run(fail_on=())
+    shop.run(ignore=LOSSES)
     again = shop.run(preview=preview, params={"preview": True})
     assert (again["skipped"], again["outcomes"]) == (4, {})
 
@@ -547,7 +557,9 @@ def test_amounts_without_keys_are_an_error_before_anything_is_sent_or_written(sh
 def test_parameters_are_a_sequence_or_its_text(shop: Shop, parameters: Any) -> None:
     sql = "SELECT * FROM refunds WHERE origin_slug = ?"
     assert shop.run(sql=sql, parameters=parameters, params={"slugs": ["A"]})["rows"] == 1
-    named = shop.run(sql="SELECT * FROM refunds WHERE origin_slug = :s", parameters="{'s': 'B'}", fail_on=())
+    named = shop.run(
+        sql="SELECT * FROM refunds WHERE origin_slug = :s", parameters="{'s': 'B'}", ignore=LOSSES
+    )
     assert named["outcomes"] == {"refunded": 1}
 
 

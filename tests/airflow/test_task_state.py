@@ -14,7 +14,7 @@ from airflow_provider_talkable import InvalidConnection, TalkableError
 from airflow_provider_talkable.client import concurrent
 from airflow_provider_talkable.operators.refund import TalkableRefundOperator
 from airflow_provider_talkable.sandbox import Canned, Sandbox
-from tests.airflow.task import Store, TaskInstance, needs_store
+from tests.airflow.task import LOSSES, Store, TaskInstance, needs_store
 from tests.conftest import Sandboxes
 from tests.shop import wait_for_requests
 
@@ -56,7 +56,7 @@ class Task:
         return [result["outcome"] for result in self.results]
 
     def operator(self, **fields: Any) -> TalkableRefundOperator:
-        fields = {"fail_on": (), **fields}
+        fields = {"ignore": LOSSES, **fields}
         return TalkableRefundOperator(task_id="refund", dag=DAG("refunds", schedule=None), **fields)
 
     def context(self) -> Any:

@@ -127,9 +127,9 @@ def test_a_querys_parameters_are_what_the_templates_say(kind: type[BaseOperator]
 def test_a_mapped_operator_renders_as_text_too(shop: Sandbox, native: bool) -> None:
     with DAG("refunds", schedule=None, render_template_as_native_obj=native):
         mapped = TalkableRefundOperator.partial(task_id="refund", origin_slug=TEMPLATE).expand(
-            fail_on=[["failed"]]
+            ignore=[["failed"]]
         )
-    operator: Any = mapped.unmap({"fail_on": ["failed"]})
+    operator: Any = mapped.unmap({"ignore": ["failed"]})
     context: Any = {"ti": TaskInstance("refund"), "params": {"value": "0x10"}}
     # As the mapped operator itself does, with the environment that is the DAG's own.
     operator._do_render_template_fields(

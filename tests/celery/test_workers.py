@@ -27,7 +27,7 @@ with DAG("sites", schedule=None):
         parameters={"site": "{{ task.site_slug }}"},
         initial_rate=None,
         max_in_flight=4,
-        fail_on=("failed", "throttled", "aborted"),
+        ignore=("not_found", "unconfirmed"),
         retries=2,
         retry_delay=timedelta(seconds=1),
     ).expand(site_slug=["ca", "de", "uk", "us"])
