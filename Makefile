@@ -23,7 +23,7 @@ check: $(VENV)/installed  ## Check style and types, and run the tests that start
 
 .PHONY: test-without-airflow
 test-without-airflow: $(VENV)/installed
-	$(BIN)/python $(TESTS) -m "not airflow_process"
+	$(BIN)/python $(TESTS) -m "not airflow_process" --hypothesis-profile=quick
 
 test: $(VENV)/installed  ## Run all tests
 	$(BIN)/python $(TESTS)
