@@ -9,6 +9,9 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2 + 1)
 TESTS := -m pytest --numprocesses=$(WORKERS)
 # uv trusts the certificates that pip trusts.
 export UV_SYSTEM_CERTS := 1
+# Bytecode is kept, also where the environment asks for none: otherwise each process of pytest rewrites and
+# compiles all tests anew, which takes half of the time until it can begin.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo check test test-airflow-2 matrix smoke celery-test ui-test screenshots faults mutation bench lint docs format dist audit lock clean
 
@@ -20,7 +23,7 @@ check: $(VENV)/installed  ## Check style and types, and run the tests that start
 
 .PHONY: test-without-airflow
 test-without-airflow: $(VENV)/installed
-	$(BIN)/python $(TESTS) -m "not airflow_process"
+	$(BIN)/python $(TESTS) -m "not airflow_process" --hypothesis-profile=quick
 
 test: $(VENV)/installed  ## Run all tests
 	$(BIN)/python $(TESTS)

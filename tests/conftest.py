@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, Engine, make_url
 
@@ -34,6 +35,25 @@ from tests.shop import Shop
 KEY = "i9uil7nQgDjucCiTJu"
 # Servers lie where only administrators look.
 _PATH = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin"
+
+
+# The same examples in every run, of which `make check` tries a fifth.
+for profile, percent in (("repeatable", 100), ("quick", 20)):
+    settings.register_profile(
+        profile,
+        derandomize=True,
+        database=None,
+        # A busy machine is no failure.
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        max_examples=percent,
+    )
+settings.load_profile("repeatable")
+
+
+def examples(count: int, **more: Any) -> settings:
+    """Settings of Hypothesis that try so many examples, or what the profile leaves of them."""
+    return settings(max_examples=count * settings().max_examples // 100, **more)
 
 
 # Its tests share one Airflow, so they run in one process. pytest-xdist's mark for that is lost in pytest 9.2.

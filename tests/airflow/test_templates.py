@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 from airflow.providers.common.compat.sdk import DAG, BaseOperator
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_talkable import InvalidRefund, TalkableError
@@ -22,7 +22,7 @@ from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.sensors.referral import TalkableReferralSensor
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 from tests.airflow.task import TaskInstance
-from tests.conftest import Sandboxes
+from tests.conftest import Sandboxes, examples
 
 Connect = Callable[..., str]
 
@@ -179,7 +179,7 @@ slugs = (
 
 @given(st.lists(slugs, max_size=5))
 @example(EVALUATED)
-@settings(max_examples=300)
+@examples(300)
 def test_the_text_of_a_list_is_read_as_that_list(items: list[str]) -> None:
     assert as_list_or_one("origin_slug", str(items)) == items
     assert as_list_or_one("origin_slug", json.dumps(items)) == items
@@ -187,7 +187,7 @@ def test_the_text_of_a_list_is_read_as_that_list(items: list[str]) -> None:
 
 def test_no_text_is_sent_as_another_order_than_it_names(shop: Sandbox) -> None:
     @given(slugs.filter(lambda slug: slug.strip()[:1] not in ("[", "{")), st.booleans())
-    @settings(max_examples=60, deadline=None)
+    @examples(60)
     def check(slug: str, native: bool) -> None:
         before = len(shop.requests)
         execute(TalkableRefundOperator, native, {"value": slug}, origin_slug=TEMPLATE)

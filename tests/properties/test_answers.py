@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
@@ -30,6 +30,7 @@ from airflow_provider_talkable.protocol.refund import COLUMNS
 from airflow_provider_talkable.protocol.refusals import OtherRefund, outcome_of_refusal
 from airflow_provider_talkable.protocol.rewards import paid_rewards, payment_of
 from airflow_provider_talkable.protocol.wire import refund_request
+from tests.conftest import examples
 
 READERS: dict[str, Callable[[Response], object]] = {
     "refund": read_refund,
@@ -132,7 +133,7 @@ def error_of(read: Callable[[Response], object], response: Response) -> Talkable
 @given(
     st.sampled_from(sorted(READERS)), statuses, bodies, st.text(), st.text(), st.none() | st.floats(0, 1e9)
 )
-@settings(max_examples=1000)
+@examples(1000)
 def test_any_answer_is_read_or_ends_in_a_typed_error(
     reader: str, status: int, body: bytes, content_type: str, location: str, retry_after: float | None
 ) -> None:
@@ -147,7 +148,7 @@ def test_any_answer_is_read_or_ends_in_a_typed_error(
 @given(statuses, bodies)
 @example(200, b'{"ok": true, "result": {"referral": [1], "origin": "x"}}')
 @example(200, b'{"ok": 1, "result": {"origin": {"id": 1}}}')
-@settings(max_examples=600)
+@examples(600)
 def test_only_a_json_object_that_says_ok_with_a_2xx_is_a_refund(status: int, body: bytes) -> None:
     refund = Refund("my-store", "A", refund_subtotal=Decimal("5.0000"))
     response = Response(status, body)
@@ -182,7 +183,7 @@ def is_envelope(body: bytes) -> bool:
 @example(403, b"<html>Blocked</html>", None)
 @example(400, b'{"error_message": "Origin has already been refunded"}', None)
 @example(400, b'{"ok": 0, "error_message": "No origin found by `origin_slug`."}', None)
-@settings(max_examples=1000)
+@examples(1000)
 def test_any_answer_settles_a_refund_only_in_talkables_envelope(
     status: int, body: bytes, amount: Decimal | None
 ) -> None:
@@ -201,7 +202,7 @@ def test_any_answer_settles_a_refund_only_in_talkables_envelope(
 @example("Mon, 27 Apr 20260000000000 07:00:00 GMT", None)
 @example("Mon, 27 Apr 2026 07:00:00 +9999999999999999999", "Mon, 27 Apr 2026 07:00:00 GMT")
 @example("Mon, 27 Apr 2026 07:00:00 GMT", "Mon, 27 Apr 20260000000000 07:00:00 GMT")
-@settings(max_examples=1000)
+@examples(1000)
 def test_any_header_asks_for_a_time_to_wait_or_for_none(retry_after: str | None, date: str | None) -> None:
     given_headers = {"retry-after": retry_after, "DATE": date, "location": date}
     sent = CaseInsensitiveDict({name: text for name, text in given_headers.items() if text is not None})
@@ -280,7 +281,7 @@ def check_that_it_can_be_sent(refund: Refund) -> None:
 @example({"origin_slug": "A", "refund_subtotal": Decimal("NaN"), "site_slug": "my-store"})
 @example({"origin_slug": "A", "refund_subtotal": Decimal("sNaN"), "site_slug": "my-store"})
 @example({"origin_slug": "A", "site_slug": "\ud800"})
-@settings(max_examples=1500)
+@examples(1500)
 def test_any_row_is_a_refund_that_can_be_sent_or_is_refused(row: dict[Any, object]) -> None:
     try:
         refund = Refund.from_row(row)
@@ -310,7 +311,7 @@ REBATE = {"status": "Paid", "incentive_type": "rebate", "amount": "9" * 999}
 )
 @example({"status": "approved", "advocate_rewards": [{"status": "Paid", "coupon": []}, None]})
 @example({"status": "approved", "advocate_rewards": [REBATE]})
-@settings(max_examples=600)
+@examples(600)
 def test_only_an_approved_referral_was_paid_whatever_it_says(referral: Any) -> None:
     referral = referral if isinstance(referral, dict) else {"status": referral}
     payment = payment_of(referral)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import assume, settings
+from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -42,6 +42,7 @@ from airflow_provider_talkable.sync.entries import SETTLED, SUBMITTED, History, 
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.settling import settle
+from tests.conftest import examples
 
 HELD = {Outcome.REFUNDED, Outcome.ALREADY_REFUNDED}
 REFUSED = {Outcome.NOT_FOUND, Outcome.REJECTED}
@@ -379,4 +380,4 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.mark.takes_long
 def test_no_crash_and_no_clock_makes_the_ledger_forget_a_refund_or_send_it_twice() -> None:
-    run_state_machine_as_test(Machine, settings=settings(max_examples=100, stateful_step_count=20))
+    run_state_machine_as_test(Machine, settings=examples(100, stateful_step_count=20))

@@ -11,7 +11,7 @@ from itertools import count
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_talkable import Outcome, Refund, RefundResult
@@ -24,6 +24,7 @@ from airflow_provider_talkable.client.pacing import Pace, Pacer
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Canned, Dials, Fault, Reset, Sandbox, Truncated
 from airflow_provider_talkable.sandbox.faults import HTML
+from tests.conftest import examples
 
 REFUSED = b'{"ok": false, "error_message": "Refund is not allowed"}'
 NO_ORIGIN = b'{"ok": false, "error_message": "No origin found by `origin_slug`."}'
@@ -110,7 +111,7 @@ def times_refunded(sandbox: Sandbox, refund: Refund) -> int:
 
 
 @given(kinds, faults, st.integers(1, 4))
-@settings(max_examples=100)
+@examples(100)
 def test_any_sequence_of_answers_leads_to_one_outcome_of_each_refund_that_holds(
     sandbox: Sandbox, kinds: list[tuple[Decimal | None, bool]], faults: list[Fault | None], at_once: int
 ) -> None:
@@ -145,7 +146,7 @@ def test_any_sequence_of_answers_leads_to_one_outcome_of_each_refund_that_holds(
 
 
 @given(kinds, faults)
-@settings(max_examples=30)
+@examples(30)
 def test_a_second_run_without_faults_settles_what_is_safe_to_send_again(
     sandbox: Sandbox, kinds: list[tuple[Decimal | None, bool]], faults: list[Fault | None]
 ) -> None:

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 import pytest
 import requests
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from urllib3.util import parse_url
 from yarl import URL
@@ -19,6 +19,7 @@ from airflow_provider_talkable.protocol.wire import (
     refund_request,
     update_referral_request,
 )
+from tests.conftest import examples
 
 BASE = "https://www.talkable.com"
 
@@ -78,7 +79,7 @@ def stays_as_it_is(request: Request) -> bool:
 @example("%2e%2e")
 @example("a/../b")
 @example("x" * 4097)
-@settings(max_examples=400)
+@examples(400)
 def test_any_text_is_one_segment_that_decodes_to_itself_or_is_refused(text: str) -> None:
     try:
         refund = Refund.parse(text, site_slug="my-store")
@@ -119,7 +120,7 @@ def test_an_event_is_one_segment_too_or_is_refused(category: str, number: str) -
 @example("\ud800@example.com")
 @example("..")
 @example("")
-@settings(max_examples=400)
+@examples(400)
 def test_any_address_is_one_segment_that_decodes_to_itself_or_is_refused(person: str) -> None:
     try:
         request = referrals_as_friend_request("my-store", person)

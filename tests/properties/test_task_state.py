@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -24,6 +23,7 @@ from airflow_provider_talkable import Outcome
 from airflow_provider_talkable.operators._task_state import KeyedRefund, TaskState
 from airflow_provider_talkable.sync.rows import Row
 from tests.airflow.task import Store, TaskInstance, needs_store
+from tests.conftest import examples
 from tests.properties.test_ledger import Crash, Talkable, amounts, answers
 
 
@@ -132,4 +132,4 @@ class Tries(RuleBasedStateMachine):
 @needs_store
 @pytest.mark.takes_long
 def test_whatever_is_lost_no_part_is_sent_twice() -> None:
-    run_state_machine_as_test(Tries, settings=settings(max_examples=300, stateful_step_count=20))
+    run_state_machine_as_test(Tries, settings=examples(300, stateful_step_count=20))

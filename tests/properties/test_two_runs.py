@@ -8,7 +8,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -28,6 +27,7 @@ from airflow_provider_talkable.sync.records import Records
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.snapshot import Snapshot
 from airflow_provider_talkable.sync.summary import Summary
+from tests.conftest import examples
 from tests.sync.test_guard import Replica
 
 ROWS = [
@@ -176,4 +176,4 @@ class Machine(RuleBasedStateMachine):
 
 @pytest.mark.takes_long
 def test_runs_that_meet_send_nothing_twice_and_strand_nothing() -> None:
-    run_state_machine_as_test(Machine, settings=settings(max_examples=150, stateful_step_count=25))
+    run_state_machine_as_test(Machine, settings=examples(150, stateful_step_count=25))

@@ -10,14 +10,14 @@ from decimal import Decimal
 from urllib.parse import unquote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable import InvalidRefund, Outcome
 from airflow_provider_talkable.sync.query import rows_of
 from airflow_provider_talkable.sync.rows import Row, RowReader
-from tests.conftest import Sandboxes
+from tests.conftest import Sandboxes, examples
 from tests.shop import Shop
 
 NOTHING = ["None", "nan", "null", "NaT", "<NA>", "undefined", "(null)", r"\N", "", "  ", "\xa0"]
@@ -232,7 +232,7 @@ values = st.one_of(
 
 
 @given(st.lists(st.tuples(values, values, values), max_size=8))
-@settings(max_examples=300)
+@examples(300)
 def test_two_different_rows_are_never_one_refund_and_none_is_another_order(
     rows: list[tuple[object, ...]],
 ) -> None:
@@ -264,7 +264,7 @@ def test_no_text_is_sent_as_another_order_than_it_names(
     sandbox = sandboxes()
 
     @given(st.lists(texts, min_size=1, max_size=10))
-    @settings(max_examples=25, deadline=None)
+    @examples(25)
     def check(slugs: list[str]) -> None:
         shop = Shop(engines(URL.create("sqlite")), sandbox)
         before = len(sandbox.requests)

@@ -28,6 +28,7 @@ from airflow_provider_talkable.sync.rows import REPORT_COLUMNS, Row
 from airflow_provider_talkable.sync.snapshot import Snapshot
 from airflow_provider_talkable.sync.tables import moment_type, storable
 from tests.conftest import Sandboxes
+from tests.shop import SQL as SYNCED
 from tests.shop import Shop
 
 SQL = (
@@ -108,7 +109,7 @@ class Planted:
         """Whether it is the refund of a part."""
         return slug.endswith("5") or slug in self.wrong["rewarded in part"]
 
-    def rows(self, *, then: bool) -> list[tuple[object, ...]]:
+    def rows(self, *, then: bool) -> list[tuple[str, str, str, str | None]]:
         """The refunds as they are in the warehouse, or as they were when they were synced."""
         dates = dict.fromkeys(self.wrong["invalid"], "yesterday")
         amounts = dict.fromkeys(self.wrong["amount"], "7.50") if then else {}
@@ -121,12 +122,35 @@ class Planted:
         ]
 
     def sync(self) -> None:
-        """Register the orders, some of which belong to no referral, and sync their refunds."""
+        """Register the orders, some of which belong to no referral, and sync their refunds.
+
+        Those of all kinds are among the first 500; what the sync writes of these is copied for the others.
+        """
         for slug in self.slugs:
             if slug not in self.wrong["never seen"]:
                 order(self.shop, slug, referral=None if slug.endswith("9") else {})
-        self.shop.refund(*self.rows(then=True))
-        self.shop.sync(pace=UNPACED)
+        rows = self.rows(then=True)
+        self.shop.refund(*rows)
+        of_some = SYNCED.replace("ORDER BY", f"WHERE origin_slug < '{self.slugs[500]}' ORDER BY")
+        self.shop.sync(sql=of_some, pace=UNPACED)
+        talkable = self.shop.sandbox.talkable
+        for _, slug, day, amount in rows:
+            if slug >= self.slugs[500] and slug not in self.wrong["never seen"] | self.wrong["invalid"]:
+                data = {"refunded_at": f"{day}T00:00:00+00:00", "refund_subtotal": amount and float(amount)}
+                talkable.refund("my-store", slug, data)
+        ledger, synced = Ledger(self.shop.engine), self.shop.ledger()
+        for start in range(500, len(self.slugs), 500):
+            ledger.append([self.copied(entry, start) for entry in synced])
+
+    def copied(self, entry: dict[str, Any], start: int) -> dict[str, Any]:
+        """What the entry of one of the first refunds is for the one that is so many after it."""
+        slug = self.slugs[self.slugs.index(entry["refund_key"]) + start]
+        copy = entry | {"refund_key": slug, "origin_slug": slug}
+        if entry["origin_id"]:
+            order = self.shop.sandbox.talkable.sites["my-store"][slug]
+            copy["origin_id"] = str(order.id)
+            copy["referral_id"] = order.referral and str(order.referral.id)
+        return copy
 
     def go_wrong(self) -> None:
         """What has gone wrong since, in the ledger and at Talkable."""
