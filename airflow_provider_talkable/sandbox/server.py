@@ -90,9 +90,9 @@ class Sandbox:
 
     def __exit__(self, *exc_info: object) -> None:
         asyncio.run_coroutine_threadsafe(self.stop(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(_end(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.run_until_complete(_end())
         self._loop.close()
 
     async def start(self) -> None:

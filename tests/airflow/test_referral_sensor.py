@@ -87,7 +87,7 @@ def test_what_may_pass_is_waited_for(shop: Sandbox, answer: Canned) -> None:
     started = time.monotonic()
     assert sensor().execute(context())["status"] == "voided"
     shop.dials.next(answer, answer)
-    assert fire(trigger()) == {"site_slug": "my-store"}
+    assert fire(trigger()) == {"site_slug": "my-store", "is_over": True}
     assert len(shop.requests) == 6
     assert time.monotonic() - started < 20
 
@@ -96,9 +96,11 @@ def test_a_refused_key_ends_it(shop: Sandbox, connect: Connect) -> None:
     connect(shop, key="wrong-api-key")
     with pytest.raises(TalkableAuthError):
         sensor().execute(context())
-    assert fire(trigger()) == {"site_slug": "my-store"}
+    assert fire(trigger()) == {"site_slug": "my-store", "is_over": True}
     with pytest.raises(TalkableAuthError):
-        sensor(deferrable=True).look_again({}, {"site_slug": "my-store"}, deadline=time.time())
+        sensor(deferrable=True).look_again(
+            {}, {"site_slug": "my-store", "is_over": True}, deadline=time.time()
+        )
 
 
 def test_the_other_final_status_ends_it(shop: Sandbox) -> None:
