@@ -62,8 +62,7 @@ class Outage:
         """What it ends in once its patience is used up."""
         last = self._last.args[0] if self._last else ""
         return TalkableConnectionError(
-            f"Talkable has not answered for {self._patience:.0f} s (the last answer: {last}); run it again "
-            "once it does",
+            f"Talkable has not answered for {self._patience:.0f} s: run it again once it does ({last})",
             request_sent=False,
         )
 

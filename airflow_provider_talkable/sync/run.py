@@ -308,7 +308,7 @@ class RefundSync:
         is_outage = client.outage is not None and client.outage.seconds is not None
         if self._ending and self._ending is client.stopped and is_outage:
             left = self.summary.outcomes[Outcome.ABORTED] + self.summary.outcomes[Outcome.FAILED]
-            self._ending.args = (f"{self._ending.args[0]}; {left} refunds are left for the next run",)
+            self._ending.args = (f"{self._ending.args[0]}. {left} refunds are left for the next run",)
 
     def _measure(self) -> None:
         client, summary, carried = self._sender.client, self.summary, self._carried
