@@ -35,7 +35,7 @@ from airflow_provider_talkable.sync.query import rows_of
 from airflow_provider_talkable.sync.run import RefundSync, Rules
 from airflow_provider_talkable.sync.snapshot import Snapshot
 from tests.conftest import KEY, Asynchronous, Waits
-from tests.network import OK, Lag, Line, Peer, answering, server_context, unused_address
+from tests.network import OK, Lag, Line, Peer, answering, self_signed, server_context, unused_address
 
 TIMEOUT = 0.5  # where it is waited for
 LONG = 20.0  # where it is not, and a busy machine may need it
@@ -263,6 +263,18 @@ CELLS = [
     ),
     Cell("https proxy without TLS", Tells.NOT_SENT, lambda line: line.wait(), "within", "https proxy"),
 ]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The certificate of an authority that has signed none of the peers'."""
+    return self_signed(tmp_path_factory.mktemp("authority"))[0]
+
+
+@pytest.fixture(autouse=True)
+def trusted(authority: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trust this one alone: to read all that are trusted by default takes longer than most cells."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority))
 
 
 WAYS = ["TalkableClient", "AsyncTalkableClient", "refund_many", "sync"]
