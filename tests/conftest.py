@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 from sqlalchemy.engine import URL, Engine, make_url
 
 # Before anything imports Airflow, which reads its configuration once.
@@ -257,6 +257,10 @@ def mariadb(mariadb_server: Callable[[], URL]) -> URL:
     return mariadb_server()
 
 
+def _do_not_wait_for_the_disk(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA synchronous = OFF")
+
+
 @pytest.fixture
 def engines() -> Iterator[Callable[[URL], Engine]]:
     """Makes engines and lets go of their connections after the test."""
@@ -264,6 +268,8 @@ def engines() -> Iterator[Callable[[URL], Engine]]:
 
     def make(url: URL) -> Engine:
         made.append(create_engine(url))
+        if url.get_backend_name() == "sqlite":
+            event.listen(made[-1], "connect", _do_not_wait_for_the_disk)
         return made[-1]
 
     yield make

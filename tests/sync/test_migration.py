@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import event, inspect
+from sqlalchemy import DateTime, column, event, inspect, table
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.schema import CreateTable
 
@@ -60,9 +60,11 @@ KINDS: list[tuple[str, float | None, str | None, str | None, bool | None]] = [
     ("rejected", None, None, None, None),
     ("failed", None, None, None, None),
 ]
-COLUMNS = (
-    "site_slug, refund_key, entry_id, logged_at, event, origin_slug, refund_subtotal, attempts, referral_id, "
-    "referral_status, ad_rewarded"
+OLD_ENTRIES = table(
+    "talkable_refund_ledger",
+    *(column(name) for name in ("site_slug", "refund_key", "entry_id", "event", "origin_slug", "attempts")),
+    *(column(name) for name in ("refund_subtotal", "referral_id", "referral_status", "ad_rewarded")),
+    column("logged_at", DateTime),
 )
 
 
@@ -71,25 +73,29 @@ def engine(request: pytest.FixtureRequest, engines: Callable[[URL], Engine]) -> 
     return engines(request.getfixturevalue(request.param))
 
 
-def entries(count: int) -> Iterator[tuple[Any, ...]]:
+def entries(count: int) -> Iterator[dict[str, Any]]:
     for number in range(count):
         event, amount, referral, status, rewarded = KINDS[number % len(KINDS)]
-        yield (
-            "my-store", f"r{number}", f"{number:016x}00000000", WHEN, event, f"order-{number}", amount, 1,
-            referral, status, rewarded,
-        )  # fmt: skip
+        yield {
+            "site_slug": "my-store",
+            "refund_key": f"r{number}",
+            "entry_id": f"{number:016x}00000000",
+            "logged_at": WHEN,
+            "event": event,
+            "origin_slug": f"order-{number}",
+            "refund_subtotal": amount,
+            "attempts": 1,
+            "referral_id": referral,
+            "referral_status": status,
+            "ad_rewarded": rewarded,
+        }
 
 
 def make_old(engine: Engine, count: int = ENTRIES) -> None:
-    mark = "?" if engine.dialect.name == "sqlite" else "%s"
     with engine.begin() as connection:
         connection.exec_driver_sql(OLD_LEDGER.format(**TYPES[engine.dialect.name]))
-        insert = f"INSERT INTO talkable_refund_ledger ({COLUMNS}) VALUES ({', '.join([mark] * 11)})"
-        rows = list(entries(count))
-        if engine.dialect.name == "sqlite":
-            rows = [(*row[:3], row[3].isoformat(" ")[:19] + ".000000", *row[4:]) for row in rows]
-        for start in range(0, count, 10_000):
-            connection.exec_driver_sql(insert, rows[start : start + 10_000])
+        # Many in each statement: a statement for each takes four times as long.
+        connection.execute(OLD_ENTRIES.insert(), list(entries(count)))
 
 
 def columns_of(engine: Engine, table: str) -> set[str]:
@@ -218,7 +224,7 @@ def test_a_new_ledger_is_made_as_a_migrated_one(engine: Engine) -> None:
 
 
 def test_orders_are_looked_up_by_the_index(engine: Engine) -> None:
-    make_old(engine)
+    make_old(engine, ENTRIES // 10)
     ledger = Ledger(engine)
     ledger.open()
     asked: list[str] = []
