@@ -479,9 +479,10 @@ def test_the_alert(airflow: Airflow) -> None:
     (folder / "alerted.py").write_text(block("docs/operations.md", "python", "ALERT"))
     with closing(airflow.warehouse) as warehouse, warehouse:
         warehouse.execute("DELETE FROM refunds WHERE order_number = 'F'")
+        warehouse.execute("UPDATE refunds SET refunded_at = 'yesterday' WHERE order_number = 'D'")
     log = airflow.run("alerted_sync", folder=folder)
     assert airflow.states() == {"sync_refunds": {"failed"}}, log[-3000:]
-    assert "ALERT alerted_sync: {'refunded': 4, 'not_found': 1}" in log, log[-3000:]
+    assert "ALERT alerted_sync: {'refunded': 4, 'invalid': 1}" in log, log[-3000:]
 
 
 def test_the_installation(tmp_path: Path) -> None:
