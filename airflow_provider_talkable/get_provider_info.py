@@ -69,13 +69,14 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-class-name": f"{_PACKAGE}.hooks.talkable.TalkableHook",
                 "hook-name": "Talkable",
                 "ui-field-behaviour": {
-                    "hidden-fields": ["login", "extra"],
+                    # The host takes a URL. The port stays: where none is stored, the page's Test button sends
+                    # 0, which Airflow's API refuses as another endpoint.
+                    "hidden-fields": ["login", "schema", "extra"],
                     "relabeling": {"password": "API key"},
                     "placeholders": {
                         "host": "https://www.talkable.com",
-                        "port": "fill in 443: the Test button fails without a port",
-                        "schema": "https",
-                        "password": "from the Talkable dashboard",
+                        "port": "443; the Test button needs it",
+                        "password": "from the Talkable dashboard; site slug: under Extra Fields",
                     },
                 },
                 "conn-fields": {

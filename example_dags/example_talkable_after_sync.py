@@ -31,6 +31,7 @@ with DAG(
         """,
         # In Airflow 3 a run that an asset starts has no data interval.
         parameters={
-            "since": "{{ ((data_interval_end or dag_run.run_after) - macros.timedelta(days=7)).isoformat() }}"
+            "since": "{{ ((dag_run.data_interval_end or dag_run.run_after)"
+            " - macros.timedelta(days=7)).isoformat() }}"
         },
     )

@@ -18,8 +18,8 @@ from airflow.providers.common.compat.sdk import DAG
 from airflow_provider_talkable.operators.reconcile import TalkableRefundReconcileOperator
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 
-# A run that was triggered by hand may have no data interval.
-END = "(data_interval_end or dag_run.run_after)"
+# A run that is started by hand, by the REST API or by an asset has no data interval in Airflow 3.
+END = "(dag_run.data_interval_end or dag_run.run_after)"
 
 
 def window(days: int) -> dict[str, str]:

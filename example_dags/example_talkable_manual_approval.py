@@ -15,8 +15,8 @@ from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 
 from airflow_provider_talkable.operators.referral import TalkableReferralOperator
 
-# A run that was triggered by hand may have no data interval.
-END = "(data_interval_end or dag_run.run_after)"
+# A run that is started by hand, by the REST API or by an asset has no data interval in Airflow 3.
+END = "(dag_run.data_interval_end or dag_run.run_after)"
 
 with DAG(
     "example_talkable_manual_approval",

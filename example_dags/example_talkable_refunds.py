@@ -16,8 +16,8 @@ from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 
 from airflow_provider_talkable.operators.refund import TalkableRefundOperator
 
-# A run that was triggered by hand may have no data interval.
-UNTIL = "(data_interval_end or dag_run.run_after)"
+# A run that is started by hand, by the REST API or by an asset has no data interval in Airflow 3.
+UNTIL = "(dag_run.data_interval_end or dag_run.run_after)"
 
 with DAG(
     "example_talkable_refunds",

@@ -16,7 +16,7 @@ from airflow.providers.common.compat.sdk import DAG, Asset
 
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 
-END = "data_interval_end or dag_run.run_after"
+END = "dag_run.data_interval_end or dag_run.run_after"
 
 with DAG(
     "example_talkable_sync",

@@ -46,7 +46,7 @@ def test_the_hook_says_the_same_to_airflow_before_3_2() -> None:
     assert connection_type["hook-name"] == TalkableHook.hook_name
     assert connection_type["hook-class-name"] == f"{TalkableHook.__module__}.{TalkableHook.__name__}"
     assert TalkableHook.get_ui_field_behaviour() == {
-        "hidden_fields": ["login", "extra"],
+        "hidden_fields": ["login", "schema", "extra"],
         "relabeling": {"password": "API key"},
         "placeholders": connection_type["ui-field-behaviour"]["placeholders"],
     }

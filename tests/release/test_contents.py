@@ -34,8 +34,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         names = archive.namelist()
     info = "-".join(wheel.name.split("-")[:2]) + ".dist-info"
     about = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
+    examples = {f"airflow_provider_talkable/{name}" for name in tracked("example_dags")}
     assert sorted(names) == sorted(
-        tracked("airflow_provider_talkable") | {f"{info}/{name}" for name in about}
+        tracked("airflow_provider_talkable") | examples | {f"{info}/{name}" for name in about}
     )
     assert "airflow_provider_talkable/py.typed" in names
 
@@ -50,6 +51,20 @@ def test_the_source_archive_holds_the_repository() -> None:
 def test_the_source_archive_and_the_checkout_build_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     build_wheel(ROOT, tmp_path)
     assert (tmp_path / wheel.name).read_bytes() == wheel.read_bytes()
+
+
+def test_an_unpacked_archive_has_the_version_of_its_tag(tmp_path: Path) -> None:
+    clone, unpacked = tmp_path / "clone", tmp_path / "unpacked"
+    for command in (
+        ["clone", "--quiet", "--depth=1", ROOT.as_uri(), str(clone)],
+        ["-C", str(clone), "tag", "v7.8.9"],
+        ["-C", str(clone), "archive", "--output", str(tmp_path / "archive.tar"), "v7.8.9"],
+    ):
+        subprocess.run(["git", *command], check=True)
+    with tarfile.open(tmp_path / "archive.tar") as archive:
+        archive.extractall(unpacked, filter="data")
+    build_wheel(unpacked, tmp_path)
+    assert (tmp_path / "airflow_provider_talkable-7.8.9-py3-none-any.whl").exists()
 
 
 def test_an_archive_without_git_builds_too(tmp_path: Path) -> None:

@@ -24,12 +24,11 @@ def test_the_form_says_what_to_fill_in(page: Page) -> None:
     form.open("talkable_default")
     for label, placeholder in (
         ("Host", "https://www.talkable.com"),
-        ("API key", "from the Talkable dashboard"),
-        ("Port", "fill in 443: the Test button fails without a port"),
-        ("Schema", "https"),
+        ("API key", "from the Talkable dashboard; site slug: under Extra Fields"),
+        ("Port", "443; the Test button needs it"),
     ):
         expect(form.dialog.get_by_label(label, exact=True)).to_have_attribute("placeholder", placeholder)
-    for hidden in ("Login", "Extra"):
+    for hidden in ("Login", "Schema", "Extra"):
         expect(form.dialog.get_by_label(hidden, exact=True)).to_have_count(0)
     expect(form.dialog.get_by_label("API key", exact=True)).to_have_attribute("type", "password")
     screenshot(page, "connection", height=930)
