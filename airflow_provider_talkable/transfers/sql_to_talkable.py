@@ -368,8 +368,8 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             reasons = ", ".join(f"{count} {name}: {_ADVICE[name]}" for name, count in failures.items())
             rest = summary.outcomes.total() - tried
             error = kind(
-                f"{failed} of {tried} refunds failed ({reasons}), more than "
-                f"max_failure_ratio={self.max_failure_ratio:g} allows; the ledger {self.ledger_table} has each"
+                f"{failed} of {tried} refunds failed ({reasons}), more than max_failure_ratio="
+                f"{self.max_failure_ratio:g} allows; the ledger {self.ledger_table} has each"
                 + (f"; ignored: {rest} {', '.join(sorted(self.ignore))}" if rest else "")
             )
             error.retry_after = retry_after
