@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 from sqlalchemy import create_engine
@@ -100,7 +101,10 @@ def sync(url: str, warehouse: str, ledger: str, first: int, count: int, pace: Pa
     with Snapshot() as snapshot:
         kept = Ledger(ledgers)
         kept.open()
-        snapshot.fill(rows_of(engine, SQL.format(first=first, last=first + count - 1), site_slug="my-store"))
+        arguments, options = engine.dialect.create_connect_args(engine.url)
+        connect = partial(engine.dialect.connect, *arguments, **options)
+        query = SQL.format(first=first, last=first + count - 1)
+        snapshot.fill(rows_of(connect, query, site_slug="my-store"))
         running = RefundSync(
             snapshot, kept, _config(url), policy=RetryPolicy(), pace=pace or unpaced(), rules=Rules()
         )

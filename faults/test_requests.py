@@ -20,7 +20,7 @@ from airflow_provider_talkable.sync.snapshot import Snapshot
 from faults.conftest import Record, RecordRequest
 from faults.line import Fault, Kind, Line, Moment, Tells, rendered
 from tests.conftest import KEY
-from tests.shop import SQL, Shop
+from tests.shop import SQL, Shop, connect_of
 
 HTML = b"<!DOCTYPE html><html><body>We'll be back</body></html>"
 ANSWERS = {
@@ -137,7 +137,7 @@ def sync(shop: Shop, config: ClientConfig, policy: RetryPolicy) -> None:
     with Snapshot() as snapshot:
         ledger = Ledger(shop.engine)
         ledger.open()
-        snapshot.fill(rows_of(shop.engine, SQL, site_slug="my-store"))
+        snapshot.fill(rows_of(connect_of(shop.engine), SQL, site_slug="my-store"))
         pace = Pace(initial_rate=None)
         RefundSync(snapshot, ledger, config, policy=policy, pace=pace, rules=Rules()).run()
 

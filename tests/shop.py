@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy.engine import Engine
@@ -39,6 +40,15 @@ def once_requested(sandbox: Sandbox, count: int, action: Callable[[], object]) -
         action()
 
     threading.Thread(target=waiting, daemon=True).start()
+
+
+def connect_of(engine: Engine) -> Callable[..., Any]:
+    """What opens connections of the engine's driver, as a connection's hook does."""
+    if engine.url.render_as_string() == "sqlite://":
+        # In memory it has but one.
+        return engine.raw_connection
+    arguments, options = engine.dialect.create_connect_args(engine.url)
+    return partial(engine.dialect.connect, *arguments, **options)
 
 
 @dataclass
@@ -95,7 +105,7 @@ class Shop:
         with Snapshot() as snapshot:
             ledger = ledger or Ledger(self.engine)
             ledger.open()
-            snapshot.fill(rows_of(self.engine, sql, site_slug="my-store"))
+            snapshot.fill(rows_of(connect_of(self.engine), sql, site_slug="my-store"))
             sync = RefundSync(
                 snapshot,
                 ledger,

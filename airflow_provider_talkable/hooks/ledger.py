@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
 
-from airflow_provider_talkable.protocol.errors import InvalidRefund, LedgerError, TalkableError
+from airflow_provider_talkable.hooks.databases import engine_of
+from airflow_provider_talkable.protocol.errors import InvalidRefund, LedgerError
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Engine
-
     from airflow_provider_talkable.sync.ledger import Ledger
 
 SETTLE_AS = ("refunded", "not_refunded")
@@ -110,20 +109,3 @@ class TalkableLedgerHook(BaseHook):
             if to_write:
                 ledger.open()
             yield ledger
-
-
-def engine_of(conn_id: str, opened: ExitStack) -> Engine:
-    """The engine of a connection's database.
-
-    :param opened: Closes the engine's connections.
-    :raises TalkableError: if it is no SQL database.
-    """
-    hook = BaseHook.get_hook(conn_id)
-    if not hasattr(hook, "get_sqlalchemy_engine"):
-        raise TalkableError(
-            f"Connection {conn_id!r} is no SQL database that SQLAlchemy knows ({type(hook).__name__}); "
-            "give one whose hook has get_sqlalchemy_engine"
-        )
-    engine: Engine = hook.get_sqlalchemy_engine()
-    opened.callback(engine.dispose)
-    return engine

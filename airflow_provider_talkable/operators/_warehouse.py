@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_provider_talkable.hooks.ledger import engine_of
+from airflow_provider_talkable.hooks.databases import connect_of, engine_of
 from airflow_provider_talkable.operators._rendered import TextTemplateOperator, from_text
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class WarehouseOperator(TextTemplateOperator):
     """Reads refunds with a query and has a ledger of them.
 
     :param sql: One statement in the warehouse's own SQL, or the name of a ``.sql`` file.
-    :param sql_conn_id: The warehouse: any connection whose hook gives a SQLAlchemy engine.
+    :param sql_conn_id: The warehouse: a connection of any type whose provider has a SQL hook.
     :param parameters: Values for the query's placeholders, in the style of the warehouse's driver: a mapping
         or a sequence, or its text (JSON or Python). What a template stands for is text.
     :param site_slug: The Talkable site id of rows that name none; default: the connection's.
@@ -102,17 +102,18 @@ class WarehouseOperator(TextTemplateOperator):
             max_rate=self.max_rate,
         )
 
-    def _rows(self, warehouse: Engine, site_slug: str | None, **reading: Any) -> Iterator[Row]:
-        """The query's rows, read as they come."""
+    def _rows(self, site_slug: str | None, **reading: Any) -> Iterator[Row]:
+        """The query's rows, read as they come through the connection's own hook."""
         from airflow_provider_talkable.sync.query import rows_of
 
         parameters: Any = from_text("parameters", self.parameters)
-        return rows_of(warehouse, self.sql, parameters or None, site_slug=site_slug, **reading)
+        return rows_of(
+            connect_of(self.sql_conn_id), self.sql, parameters or None, site_slug=site_slug, **reading
+        )
 
-    def _databases(self, opened: ExitStack) -> tuple[Engine, Engine]:
-        """The engines of the warehouse and of the ledger, which may be one."""
-        warehouse = engine_of(self.sql_conn_id, opened)
-        return warehouse, engine_of(self.ledger_conn_id, opened) if self.ledger_conn_id else warehouse
+    def _ledgers(self, opened: ExitStack) -> Engine:
+        """The database of the ledger, which may be the warehouse."""
+        return engine_of(self.ledger_conn_id or self.sql_conn_id, opened)
 
     def _ledger(self, engine: Engine, context: Context, writer: str | None = None) -> Ledger:
         from airflow_provider_talkable.sync.ledger import Ledger

@@ -103,7 +103,7 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
         asking = self._asking(hook) if self.ask_talkable else None
         TalkableSiteLink().push(context, hook.site_slug)
         with ExitStack() as opened:
-            warehouse, ledgers = self._databases(opened)
+            ledgers = self._ledgers(opened)
             ledger = self._ledger(ledgers, context)
             if not ledger.open(create=False):
                 raise LedgerError(
@@ -119,7 +119,6 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
             report.open()
             snapshot = opened.enter_context(Snapshot())
             rows = self._rows(
-                warehouse,
                 hook.site_slug,
                 more=REPORT_COLUMNS,
                 needs=("email",) if self.ask_talkable else (),

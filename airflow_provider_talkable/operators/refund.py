@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from airflow_provider_talkable.hooks.ledger import engine_of
+from airflow_provider_talkable.hooks.databases import engine_of
 from airflow_provider_talkable.links.talkable import TalkableLedgerLink, TalkableSiteLink
 from airflow_provider_talkable.operators._given_refunds import (
     keyed_refund,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 # What a column's character set lacks, to MySQL and MariaDB: conversion impossible, and three of comparing.
 _MYSQL_CHARACTERS = frozenset({3988, 1267, 1270, 1271})
@@ -11,17 +11,18 @@ _DATA_EXCEPTION = "22"  # the class of SQLSTATE
 
 def is_of_a_value(error: BaseException) -> bool:
     """Whether it is a value that the database or its driver refuses; with another one it may do it."""
-    if not isinstance(error, DBAPIError):
-        # Drivers refuse what they cannot encode or decode in Python's own words.
-        return isinstance(error, UnicodeError | OverflowError)
-    if error.connection_invalidated:
+    # Drivers refuse what they cannot encode or decode in Python's own words.
+    if isinstance(error, UnicodeError | OverflowError):
+        return True
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
         return False
-    cause = error.orig
+    cause = error.orig if isinstance(error, DBAPIError) else error
     number = cause.args[0] if cause is not None and cause.args else None
     return (
-        isinstance(error, DataError)
+        # As PEP 249 has every driver name it.
+        any(kind.__name__ == "DataError" for kind in type(cause).__mro__)
         or state_of(error).startswith(_DATA_EXCEPTION)
-        or number in _MYSQL_CHARACTERS
+        or (isinstance(number, int) and number in _MYSQL_CHARACTERS)
         # So SQLite says it of a text.
         or "Could not decode" in str(cause)
     )

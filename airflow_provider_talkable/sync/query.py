@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
-from sqlalchemy.engine import Connection, CursorResult, Engine
-from sqlalchemy.exc import SQLAlchemyError
-
 from airflow_provider_talkable.protocol.errors import InvalidRefund, TalkableError
+from airflow_provider_talkable.sync.cursors import columns_of, knows_its_columns, streaming_cursor
 from airflow_provider_talkable.sync.database_errors import is_of_a_value, short, state_of
 from airflow_provider_talkable.sync.rows import Row, RowReader
 
@@ -17,9 +15,12 @@ _AT_A_TIME = 1000  # rows
 _DATE = "refunded_at"
 _NO_TEXTS = frozenset({_DATE, "refund_subtotal", "order_subtotal"})
 
+Connect = Callable[[], Any]
+"""Opens a connection of a database's driver, as PEP 249 has it."""
+
 
 def rows_of(
-    engine: Engine,
+    connect: Connect,
     sql: str,
     parameters: Mapping[str, Any] | Sequence[Any] | None = None,
     *,
@@ -28,9 +29,11 @@ def rows_of(
     needs: Sequence[str] = (),
     require_subtotal: bool = False,
 ) -> Iterator[Row]:
-    """Run a query and read its rows as they come; when they are at their end, its transaction is too.
+    """Run a query and read its rows as they come; when they are at their end, its connection is closed.
 
-    :param engine: The warehouse.
+    Nothing is committed: what a statement changes beside giving rows is undone.
+
+    :param connect: Opens a connection to the warehouse, with whatever its driver was set up with.
     :param sql: One statement, in the warehouse's own SQL; sent as it is.
     :param parameters: Values for its placeholders, in the driver's own style: a mapping or a sequence.
     :param site_slug: The site of rows that name none.
@@ -39,78 +42,79 @@ def rows_of(
     :param require_subtotal: Whether a row without ``refund_subtotal`` is invalid.
     :raises InvalidRefund: if the columns are not those of a refund, ``parameters`` is something else, or the
         driver cannot read a row; then it names the row's number.
-    :raises TalkableError: if the statement gives no rows at all, such as an UPDATE.
+    :raises TalkableError: if the statement gives no rows at all, such as an UPDATE; if the database cannot be
+        connected to, or refuses the statement: then with its own words.
     """
     given = _checked(parameters)
     read = 0
-    columns: list[str] = []
     try:
-        with engine.begin() as connection:
-            with _reading():
-                result = _execute(connection, sql, given)
-            if not result.returns_rows:
-                raise TalkableError("sql: gives no rows; it has to be one statement that selects refunds")
-            columns += result.keys()
+        with _executed(connect, sql, given) as cursor:
+            rows = _fetch(cursor)
             reader = RowReader(
-                columns, site_slug=site_slug, more=more, needs=needs, require_subtotal=require_subtotal
+                columns_of(cursor),
+                site_slug=site_slug,
+                more=more,
+                needs=needs,
+                require_subtotal=require_subtotal,
             )
-            while rows := _fetch(result):
+            while rows:
                 for row in rows:
                     yield reader.read(row)
                 read += len(rows)
+                rows = _fetch(cursor)
     except _Unreadable as error:
-        raise _explained(engine, sql, given, read, columns, error.cause) from None
+        number = _first_unreadable(connect, sql, given, read)
+        place = f"row {number}" if number else f"a row after row {read}"
+        raise InvalidRefund(
+            f"sql: {place} of the query cannot be read ({short(error.cause)}), and nothing was sent: "
+            f"{_remedy(error.columns, error.cause)}",
+            field="sql",
+        ) from None
 
 
 class _Unreadable(Exception):
     """The driver cannot read a value that the database has given."""
 
-    def __init__(self, cause: Exception) -> None:
+    def __init__(self, cause: Exception, columns: Sequence[str]) -> None:
         super().__init__(cause)
         self.cause = cause
+        self.columns = columns
 
 
 @contextmanager
-def _reading() -> Iterator[None]:
+def _executed(connect: Connect, sql: str, given: Mapping[str, Any] | tuple[Any, ...] | None) -> Iterator[Any]:
+    with closing(_opened(connect)) as connection, closing(streaming_cursor(connection)) as cursor:
+        with _reading(cursor):
+            # Without parameters nothing in the text is a placeholder, a lone % for instance.
+            cursor.execute(*((sql,) if given is None else (sql, given)))
+        if not knows_its_columns(cursor):
+            raise TalkableError("sql: gives no rows; it has to be one statement that selects refunds")
+        yield cursor
+
+
+def _opened(connect: Connect) -> Any:
+    try:
+        return connect()
+    except Exception as error:
+        raise TalkableError(f"The query's database cannot be connected to: {short(error)}") from error
+
+
+@contextmanager
+def _reading(cursor: Any) -> Iterator[None]:
     try:
         yield
     except Exception as error:
         # Of a date that Python does not know psycopg2 says so in a ValueError. What the database itself
         # finds wrong may be in any row: it computes some before it gives the first.
         if (is_of_a_value(error) or isinstance(error, ValueError)) and not state_of(error):
-            raise _Unreadable(error) from None
-        raise
+            raise _Unreadable(error, columns_of(cursor)) from None
+        raise TalkableError(f"sql: the query failed: {short(error)}") from error
 
 
-def _execute(
-    connection: Connection, sql: str, given: Mapping[str, Any] | tuple[Any, ...] | None
-) -> CursorResult[Any]:
-    # Without parameters nothing in the text is a placeholder, a lone % for instance.
-    options = {"stream_results": True, "max_row_buffer": _AT_A_TIME, "no_parameters": given is None}
-    return connection.execution_options(**options).exec_driver_sql(sql, given)
-
-
-def _fetch(result: CursorResult[Any]) -> Sequence[Any]:
-    with _reading():
-        return result.fetchmany(_AT_A_TIME)
-
-
-def _explained(
-    engine: Engine,
-    sql: str,
-    given: Mapping[str, Any] | tuple[Any, ...] | None,
-    read: int,
-    columns: Sequence[str],
-    cause: Exception,
-) -> InvalidRefund:
-    """The error that names a row that cannot be read, and what may be wrong with it."""
-    number = _first_unreadable(engine, sql, given, read)
-    row = f"row {number}" if number else f"a row after row {read}"
-    return InvalidRefund(
-        f"sql: {row} of the query cannot be read ({short(cause)}), and nothing was sent: "
-        f"{_remedy(columns, cause)}",
-        field="sql",
-    )
+def _fetch(cursor: Any) -> Sequence[Any]:
+    with _reading(cursor):
+        rows: Sequence[Any] = cursor.fetchmany(_AT_A_TIME)
+    return rows
 
 
 def _remedy(columns: Sequence[str], cause: Exception) -> str:
@@ -130,23 +134,22 @@ def _remedy(columns: Sequence[str], cause: Exception) -> str:
 
 
 def _first_unreadable(
-    engine: Engine, sql: str, given: Mapping[str, Any] | tuple[Any, ...] | None, read: int
+    connect: Connect, sql: str, given: Mapping[str, Any] | tuple[Any, ...] | None, read: int
 ) -> int | None:
     """Read again, from where it failed row by row; ``None``: this time it does not fail.
 
     :param read: How many rows could be read, in full batches.
     """
     number = 0
-    with suppress(SQLAlchemyError), engine.begin() as connection:
+    # Whatever is wrong the second time, the first error is the one to report.
+    with suppress(TalkableError):
         try:
-            with _reading():
-                result = _execute(connection, sql, given)
-            while number < read and (rows := _fetch(result)):
-                number += len(rows)
-            result.yield_per(1)
-            with _reading():
-                while result.fetchone() is not None:
-                    number += 1
+            with _executed(connect, sql, given) as cursor:
+                while number < read and (rows := _fetch(cursor)):
+                    number += len(rows)
+                with _reading(cursor):
+                    while cursor.fetchone() is not None:
+                        number += 1
         except _Unreadable:
             return number + 1
     return None

@@ -85,7 +85,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         ``origin_slug``, or ``order_number``, or ``event_category`` with ``event_number``; optional
         ``refund_key`` (the refund's own id; default for a refund of a whole order: the origin slug),
         ``refunded_at``, ``refund_subtotal`` (needs ``refund_key``), ``order_subtotal``, ``site_slug``.
-    :param sql_conn_id: The warehouse: any connection whose hook gives a SQLAlchemy engine.
+    :param sql_conn_id: The warehouse: a connection of any type whose provider has a SQL hook.
     :param parameters: Values for the query's placeholders, in the style of the warehouse's driver: a mapping
         or a sequence, or its text (JSON or Python). What a template stands for is text.
     :param site_slug: The Talkable site id of rows that name none; default: the connection's.
@@ -231,13 +231,12 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         config = hook.get_conn().config
         TalkableSiteLink().push(context, hook.site_slug)
         with ExitStack() as opened:
-            warehouse, ledgers = self._databases(opened)
-            ledger = self._ledger(ledgers, context, writer)
+            ledger = self._ledger(self._ledgers(opened), context, writer)
             ledger.open(create=not is_preview)
             if not is_preview:
                 TalkableLedgerLink().push(context, ledger.query)
             snapshot = opened.enter_context(Snapshot())
-            snapshot.fill(self._rows(warehouse, hook.site_slug, require_subtotal=self.require_subtotal))
+            snapshot.fill(self._rows(hook.site_slug, require_subtotal=self.require_subtotal))
             log.info("The query returned %d rows, %d refunds", snapshot.rows, snapshot.refunds)
             self._base_url, self._sites = config.base_url, snapshot.sites
             carried["unmatched_keys"] = _unmatched(snapshot.sites_of(rules.resend_keys))

@@ -37,6 +37,7 @@ from airflow_provider_talkable.sync.run import RefundSync, Rules
 from airflow_provider_talkable.sync.snapshot import Snapshot
 from tests.conftest import KEY, Asynchronous, Waits
 from tests.network import OK, Lag, Line, Peer, answering, self_signed, server_context, unused_address
+from tests.shop import connect_of
 
 TIMEOUT = 0.5  # where it is waited for
 LONG = 20.0  # where it is not, and a busy machine may need it
@@ -312,7 +313,7 @@ def by_sync(refund: Refund, config: ClientConfig, policy: RetryPolicy, engine: E
     ledger = Ledger(engine)
     ledger.open()
     with Snapshot() as snapshot:
-        snapshot.fill(rows_of(engine, sql, site_slug=refund.site_slug))
+        snapshot.fill(rows_of(connect_of(engine), sql, site_slug=refund.site_slug))
         RefundSync(snapshot, ledger, config, policy=policy, pace=Pace(), rules=Rules()).run()
     with engine.connect() as connection:
         found = (

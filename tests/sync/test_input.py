@@ -18,7 +18,7 @@ from airflow_provider_talkable import InvalidRefund, Outcome
 from airflow_provider_talkable.sync.query import rows_of
 from airflow_provider_talkable.sync.rows import Row, RowReader
 from tests.conftest import Sandboxes, examples
-from tests.shop import Shop
+from tests.shop import Shop, connect_of
 
 NOTHING = ["None", "nan", "null", "NaT", "<NA>", "undefined", "(null)", r"\N", "", "  ", "\xa0"]
 
@@ -188,7 +188,7 @@ def test_an_amount_can_be_required_of_each_row(shop: Shop) -> None:
     shop.order("A", "B")
     shop.refund(("r1", "A"), ("r2", "B", None, 30))
     sql = "SELECT refund_key, origin_slug, refund_subtotal FROM refunds"
-    without, with_amount = rows_of(shop.engine, sql, site_slug="my-store", require_subtotal=True)
+    without, with_amount = rows_of(connect_of(shop.engine), sql, site_slug="my-store", require_subtotal=True)
     assert without.problem is Outcome.INVALID
     assert "require_subtotal" in (without.message or "")
     assert (with_amount.problem, with_amount.refund_subtotal) == (None, Decimal(30))
@@ -199,7 +199,7 @@ def test_an_amount_can_be_required_of_each_row(shop: Shop) -> None:
 @pytest.mark.parametrize("parameters", ["DE", b"DE", {"DE"}, 5], ids=repr)
 def test_parameters_are_a_mapping_or_a_sequence(shop: Shop, parameters: object) -> None:
     with pytest.raises(InvalidRefund, match="^parameters=.*: give a mapping or a sequence"):
-        list(rows_of(shop.engine, "SELECT ? AS order_number, ? AS site_slug", parameters))  # type: ignore[arg-type]
+        list(rows_of(connect_of(shop.engine), "SELECT ? AS order_number, ? AS site_slug", parameters))  # type: ignore[arg-type]
 
 
 def test_who_bought_is_not_made_up(shop: Shop) -> None:

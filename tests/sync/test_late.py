@@ -21,7 +21,7 @@ from airflow_provider_talkable.sync.reconcile import ReconcileSummary, Reconcili
 from airflow_provider_talkable.sync.rows import REPORT_COLUMNS
 from airflow_provider_talkable.sync.snapshot import Snapshot
 from tests.conftest import Sandboxes
-from tests.shop import Shop
+from tests.shop import Shop, connect_of
 
 SQL = "SELECT refund_key, origin_slug, 'jane@example.com' AS email, 'EUR' AS currency FROM refunds"
 
@@ -45,7 +45,7 @@ def reconcile(shop: Shop) -> ReconcileSummary:
     report.open()
     config = ClientConfig.parse(host=shop.sandbox.url, api_key=shop.sandbox.api_key)
     with Snapshot() as snapshot:
-        snapshot.fill(rows_of(shop.engine, SQL, site_slug="my-store", more=REPORT_COLUMNS))
+        snapshot.fill(rows_of(connect_of(shop.engine), SQL, site_slug="my-store", more=REPORT_COLUMNS))
         asking: Any = Sender(config, RetryPolicy(), Pace(initial_rate=None), FriendErrand())
         reconciliation = Reconciliation(snapshot, ledger, report, asking)
         assert reconciliation.run() is None

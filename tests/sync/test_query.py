@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import psutil
+import psycopg
 import pytest
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable import InvalidRefund, TalkableError
 from airflow_provider_talkable.sync.query import rows_of
-from tests.shop import Shop
+from tests.shop import SQL, Shop, connect_of
 
 
 @pytest.fixture
@@ -19,7 +26,7 @@ def warehouse(shop: Shop) -> Engine:
 
 
 def slugs(warehouse: Engine, sql: str, parameters: Any = None) -> list[str]:
-    return [row.origin_slug for row in rows_of(warehouse, sql, parameters, site_slug="my-store")]
+    return [row.origin_slug for row in rows_of(connect_of(warehouse), sql, parameters, site_slug="my-store")]
 
 
 @pytest.mark.parametrize(
@@ -54,19 +61,79 @@ def test_a_statement_without_rows_is_refused_and_undone(warehouse: Engine) -> No
 
 def test_columns_are_checked_before_the_first_row(warehouse: Engine) -> None:
     with pytest.raises(InvalidRefund, match="column='amount'"):
-        next(rows_of(warehouse, "SELECT origin_slug, 1 AS amount FROM refunds"))
+        next(rows_of(connect_of(warehouse), "SELECT origin_slug, 1 AS amount FROM refunds"))
 
 
 @pytest.mark.parametrize("ends_early", [True, False])
-def test_the_connection_is_given_back(postgres_shop: Shop, ends_early: bool) -> None:
-    warehouse = postgres_shop.engine
+def test_the_connection_is_closed(postgres_shop: Shop, ends_early: bool) -> None:
     postgres_shop.refund("A", "B")
-    rows = rows_of(warehouse, "SELECT origin_slug FROM refunds")
-    assert warehouse.pool.checkedout() == 0  # type: ignore[attr-defined]
+    opened: list[Any] = []
+
+    def connect() -> Any:
+        opened.append(connect_of(postgres_shop.engine)())
+        return opened[-1]
+
+    rows = rows_of(connect, "SELECT origin_slug FROM refunds")
+    assert not opened
     next(rows)
-    assert warehouse.pool.checkedout() == 1  # type: ignore[attr-defined]
+    assert not opened[0].closed
     if ends_early:
         rows.close()  # type: ignore[attr-defined]
     else:
         list(rows)
-    assert warehouse.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert opened[0].closed
+    assert len(opened) == 1
+
+
+def test_what_the_warehouse_refuses_is_its_own_words_and_nobody_elses(shop: Shop) -> None:
+    """Local disk, where the rows are copied to, is an SQLite file too."""
+    with pytest.raises(TalkableError, match="^sql: the query failed: no such table: nowhere$"):
+        shop.sync(sql="SELECT origin_slug FROM nowhere")
+
+
+def test_a_warehouse_that_cannot_be_connected_to_is_said_to_be_that(shop: Shop, tmp_path: Path) -> None:
+    connect = partial(sqlite3.connect, tmp_path / "nowhere" / "warehouse.sqlite")
+    with pytest.raises(TalkableError, match="The query's database cannot be connected to: unable to open"):
+        list(rows_of(connect, SQL))
+
+
+@pytest.mark.parametrize("factory", ["DictCursor", "RealDictCursor", "NamedTupleCursor"])
+def test_rows_are_plain_whatever_cursor_the_connection_is_set_up_with(
+    postgres_shop: Shop, factory: str
+) -> None:
+    postgres_shop.refund("A")
+    extras = import_module("psycopg2.extras")
+    connect = partial(connect_of(postgres_shop.engine), cursor_factory=getattr(extras, factory))
+    assert [row.origin_slug for row in rows_of(connect, SQL, site_slug="my-store")] == ["A"]
+
+
+def test_psycopg_3_reads_too(postgres: URL, postgres_shop: Shop) -> None:
+    postgres_shop.refund("A", "B")
+    place = postgres.render_as_string(hide_password=False).replace("+psycopg2", "")
+    rows = rows_of(partial(psycopg.connect, place, row_factory=psycopg.rows.dict_row), SQL, site_slug="s")
+    assert [row.origin_slug for row in rows] == ["A", "B"]
+
+
+def test_mariadb_gives_its_rows_one_by_one(mariadb: URL, engines: Callable[[URL], Engine]) -> None:
+    engine = engines(mariadb)
+    connect = partial(connect_of(engine), cursorclass=import_module("pymysql.cursors").DictCursor)
+    sql = "SELECT CONCAT('O', seq, '😀') AS order_number FROM seq_1_to_2500"
+    assert [row.origin_slug for row in rows_of(connect, sql, site_slug="s")] == [
+        f"O{number}😀" for number in range(1, 2501)
+    ]
+    with pytest.raises(TalkableError, match="gives no rows"):
+        list(rows_of(connect, "SET @a = 1"))
+
+
+@pytest.mark.parametrize("kind", ["postgres", "mariadb"])
+def test_memory_does_not_grow_with_the_rows(
+    kind: str, request: pytest.FixtureRequest, engines: Callable[[URL], Engine]
+) -> None:
+    """All of the rows are some 100 MB."""
+    connect = connect_of(engines(request.getfixturevalue(kind)))
+    numbers = {"postgres": "generate_series(1, 100000) AS numbers (n)", "mariadb": "seq_1_to_100000"}[kind]
+    sql = f"SELECT REPEAT('x', 1000) AS order_number FROM {numbers}"
+    before = psutil.Process().memory_info().rss
+    for _ in rows_of(connect, sql, site_slug="s"):
+        pass
+    assert psutil.Process().memory_info().rss - before < 30_000_000

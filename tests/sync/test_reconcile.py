@@ -29,7 +29,7 @@ from airflow_provider_talkable.sync.snapshot import Snapshot
 from airflow_provider_talkable.sync.tables import moment_type, storable
 from tests.conftest import Sandboxes
 from tests.shop import SQL as SYNCED
-from tests.shop import Shop
+from tests.shop import Shop, connect_of
 
 SQL = (
     "SELECT refund_key, origin_slug, refunded_at, refund_subtotal,"
@@ -54,7 +54,7 @@ def reconcile(
     ledger = Ledger(shop.engine)
     ledger.open(create=False)
     with Snapshot() as snapshot:
-        snapshot.fill(rows_of(shop.engine, sql, site_slug="my-store", more=REPORT_COLUMNS))
+        snapshot.fill(rows_of(connect_of(shop.engine), sql, site_slug="my-store", more=REPORT_COLUMNS))
         asking: Asking | None = None
         if ask:
             asking = Sender(config, policy or RetryPolicy(), UNPACED, FriendErrand())

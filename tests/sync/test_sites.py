@@ -13,7 +13,7 @@ from airflow_provider_talkable.sync.preview import preview
 from airflow_provider_talkable.sync.query import rows_of
 from airflow_provider_talkable.sync.snapshot import Snapshot
 from airflow_provider_talkable.sync.standing import Period, standing
-from tests.shop import SQL, Shop
+from tests.shop import SQL, Shop, connect_of
 
 FIFTY = [f"order-{n}" for n in range(50)]
 
@@ -103,7 +103,7 @@ def test_a_preview_would_send_them(shop: Shop) -> None:
     ledger = Ledger(shop.engine)
     ledger.open()
     with Snapshot() as snapshot:
-        snapshot.fill(rows_of(shop.engine, SQL, site_slug="my-store"))
+        snapshot.fill(rows_of(connect_of(shop.engine), SQL, site_slug="my-store"))
         assert preview(snapshot, ledger, frozenset()).outcomes == {"to_send": 50}
 
 

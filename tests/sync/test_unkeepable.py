@@ -20,7 +20,7 @@ from airflow_provider_talkable.sync.query import rows_of
 from airflow_provider_talkable.sync.run import RefundSync
 from airflow_provider_talkable.sync.settling import settle
 from airflow_provider_talkable.sync.snapshot import Snapshot
-from tests.shop import SQL, Shop
+from tests.shop import SQL, Shop, connect_of
 
 TABLE = "talkable_refund_ledger"
 
@@ -104,7 +104,7 @@ def test_a_preview_counts_it(shop: Shop, latin1: Engine) -> None:
     shop.refund("A", "B\u20ac")
     Ledger(latin1).open()
     with Snapshot() as snapshot:
-        snapshot.fill(rows_of(shop.engine, SQL, site_slug="my-store"))
+        snapshot.fill(rows_of(connect_of(shop.engine), SQL, site_slug="my-store"))
         assert preview(snapshot, Ledger(latin1), frozenset()).outcomes == {"to_send": 1, "invalid": 1}
 
 

@@ -13,7 +13,7 @@ from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.query import rows_of
 from airflow_provider_talkable.sync.run import RefundSync, Rules
 from airflow_provider_talkable.sync.snapshot import Snapshot
-from tests.shop import SQL
+from tests.shop import SQL, connect_of
 
 
 class Said(Protocol):
@@ -28,7 +28,7 @@ def work(database: str, talkable: str, api_key: str, in_flight: int, said: Said)
     with Snapshot() as snapshot:
         ledger = Ledger(engine)
         ledger.open()
-        snapshot.fill(rows_of(engine, SQL, site_slug="my-store"))
+        snapshot.fill(rows_of(connect_of(engine), SQL, site_slug="my-store"))
         said.send("begins")
         config = ClientConfig.parse(host=talkable, api_key=api_key)
         pace = Pace(in_flight, initial_rate=None)
