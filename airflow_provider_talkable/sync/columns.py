@@ -7,14 +7,15 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Boolean, Column, Integer, String, Text, text
+from sqlalchemy import Boolean, Column, Integer, text
 
 from airflow_provider_talkable.protocol.answers import counted_subtotal_of, order_subtotal_of
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.results import RefundResult
+from airflow_provider_talkable.sync.column_types import ExactText, amount_type, moment_type
 from airflow_provider_talkable.sync.entries import OF_THE_ROW, SUBMITTED, Entry, History, Settlement
 from airflow_provider_talkable.sync.rows import MAX_KEY, MAX_SITE, Row
-from airflow_provider_talkable.sync.tables import added, amount_type, escaped, moment_type, storable
+from airflow_provider_talkable.sync.tables import added, escaped, storable
 
 Values = dict[str, Any]
 """An entry to be written, by column."""
@@ -59,32 +60,32 @@ def columns() -> list[Column[Any]]:
     return [
         # One index serves the look-up of keys, and names the newest entry of each; some warehouses know
         # no other than a primary key.
-        Column("site_slug", String(MAX_SITE), primary_key=True),
-        Column("refund_key", String(MAX_KEY), primary_key=True),
-        Column("entry_id", String(24), primary_key=True),
+        Column("site_slug", ExactText(MAX_SITE), primary_key=True),
+        Column("refund_key", ExactText(MAX_KEY), primary_key=True),
+        Column("entry_id", ExactText(24), primary_key=True),
         Column("logged_at", moment_type(), nullable=False),
-        Column("event", String(32), nullable=False),
-        Column("origin_slug", Text, nullable=False),
+        Column("event", ExactText(32), nullable=False),
+        Column("origin_slug", ExactText(), nullable=False),
         Column("refunded_at", moment_type()),
         Column("refund_subtotal", amount_type()),
         Column("http_status", Integer),
-        Column("error_message", Text),
+        Column("error_message", ExactText()),
         Column("attempts", Integer),
-        Column("referral_id", String(64)),
-        Column("referral_status", String(32)),
+        Column("referral_id", ExactText(64)),
+        Column("referral_status", ExactText(32)),
         Column("ad_rewarded", Boolean),
         added(Column("reward_paid", Boolean)),
-        added(Column("reward_known_by", String(32))),
-        added(Column("void_outcome", String(32))),
+        added(Column("reward_known_by", ExactText(32))),
+        added(Column("void_outcome", ExactText(32))),
         added(Column("order_subtotal", amount_type())),
         added(Column("counted_subtotal", amount_type())),
         added(Column("partially_refunded", Boolean)),
         added(Column("sent_subtotal", amount_type())),
-        added(Column("origin_id", String(64))),
+        added(Column("origin_id", ExactText(64))),
         added(Column("sending_until", moment_type())),
-        added(Column("settles", Text)),
-        added(Column("settled_by", Text)),
-        added(Column("settled_note", Text)),
+        added(Column("settles", ExactText())),
+        added(Column("settled_by", ExactText())),
+        added(Column("settled_note", ExactText())),
         *task_columns(),
     ]
 
@@ -92,9 +93,9 @@ def columns() -> list[Column[Any]]:
 def task_columns() -> list[Column[Any]]:
     """The columns that say which run of which task has written; named as :class:`TaskRun`'s fields."""
     return [
-        Column("dag_id", String(250)),
-        Column("run_id", String(250)),
-        Column("task_id", String(250)),
+        Column("dag_id", ExactText(250)),
+        Column("run_id", ExactText(250)),
+        Column("task_id", ExactText(250)),
         Column("map_index", Integer),
         Column("try_number", Integer),
     ]

@@ -12,12 +12,13 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Column, Integer, String, Text
+from sqlalchemy import Column, Integer
 from sqlalchemy.engine import Engine
 
 from airflow_provider_talkable.client.concurrent import Sender
 from airflow_provider_talkable.protocol.errors import TalkableError, printable
 from airflow_provider_talkable.protocol.referrals import JsonObject
+from airflow_provider_talkable.sync.column_types import ExactText, amount_type, moment_type
 from airflow_provider_talkable.sync.columns import Values, task_columns
 from airflow_provider_talkable.sync.discrepancies import (
     Discrepancy,
@@ -32,7 +33,7 @@ from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
 from airflow_provider_talkable.sync.rows import MAX_KEY, MAX_SITE, Row
 from airflow_provider_talkable.sync.sites import doubtful_sites
 from airflow_provider_talkable.sync.snapshot import Snapshot
-from airflow_provider_talkable.sync.tables import OwnTable, added, amount_type, moment_type, storable
+from airflow_provider_talkable.sync.tables import OwnTable, added, storable
 
 log = logging.getLogger(__name__)
 
@@ -331,23 +332,23 @@ def report_columns() -> list[Column[Any]]:
     """The columns of the report."""
     return [
         Column("checked_at", moment_type(), nullable=False),
-        Column("kind", String(32), nullable=False),
-        Column("site_slug", String(MAX_SITE), nullable=False),
-        Column("refund_key", String(MAX_KEY), nullable=False),
-        Column("origin_slug", Text, nullable=False),
+        Column("kind", ExactText(32), nullable=False),
+        Column("site_slug", ExactText(MAX_SITE), nullable=False),
+        Column("refund_key", ExactText(MAX_KEY), nullable=False),
+        Column("origin_slug", ExactText(), nullable=False),
         Column("refunded_at", moment_type()),
         Column("refund_subtotal", amount_type()),
-        Column("ledger_event", String(32)),
+        Column("ledger_event", ExactText(32)),
         Column("ledger_refunded_at", moment_type()),
         Column("ledger_refund_subtotal", amount_type()),
         added(Column("ledger_counted_subtotal", amount_type())),
-        Column("referral_id", String(64)),
-        Column("referral_status", String(32)),
+        Column("referral_id", ExactText(64)),
+        Column("referral_status", ExactText(32)),
         Column("reward", amount_type()),
-        Column("currency", String(32)),
-        added(Column("other_rewards", Text)),
+        Column("currency", ExactText(32)),
+        added(Column("other_rewards", ExactText())),
         added(Column("revocable", Integer)),
         added(Column("friend_reward", amount_type())),
-        Column("message", Text),
+        Column("message", ExactText()),
         *task_columns(),
     ]

@@ -105,7 +105,7 @@ def unconfirmed(
         columns = table.columns
         wanted = (columns.site_slug, columns.refund_key, columns.origin_slug, columns.logged_at)
         newest = (
-            *is_newest(table, Period(site_slug)),
+            *is_newest(table, Period(site_slug), connection.dialect),
             columns.event.in_((Outcome.UNCONFIRMED.value, SUBMITTED)),
         )
         return list(connection.execute(select(*wanted).where(*newest).order_by(columns.entry_id)))

@@ -9,11 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Table, and_, case, func, not_, or_, select
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql import ColumnElement
 from sqlalchemy.sql.elements import Label, Null
 
 from airflow_provider_talkable.protocol.rewards import is_late
+from airflow_provider_talkable.sync.column_types import are_same
 from airflow_provider_talkable.sync.columns import in_utc
 from airflow_provider_talkable.sync.entries import HAS_IT, payment_of_entry
 from airflow_provider_talkable.sync.ledger import Ledger
@@ -74,7 +75,7 @@ def standing(ledger: Ledger, period: Period, *, limit: int) -> Standing:
     """
 
     def read(connection: Connection, table: Table) -> Standing:
-        newest = and_(*is_newest(table, period))
+        newest = and_(*is_newest(table, period, connection.dialect))
         event = table.columns.event
         facts = _facts_of_a_reward(ledger)
         # PostgreSQL groups by no constant, which stands for a column that is missing.
@@ -127,14 +128,14 @@ def _is_late(
     return is_late(is_whole=bool(whole), paid=payment.paid) is True
 
 
-def is_newest(table: Table, period: Period) -> Iterator[ColumnElement[bool]]:
+def is_newest(table: Table, period: Period, dialect: Dialect) -> Iterator[ColumnElement[bool]]:
     """The conditions that an entry is the newest of its refund, and lies in the period."""
     entry, later = table.columns, table.alias("later").columns
     yield not_(
         select(later.entry_id)
         .where(
-            later.site_slug == entry.site_slug,
-            later.refund_key == entry.refund_key,
+            are_same(later.site_slug, entry.site_slug, dialect),
+            are_same(later.refund_key, entry.refund_key, dialect),
             later.entry_id > entry.entry_id,
         )
         .exists()

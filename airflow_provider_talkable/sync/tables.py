@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import TIMESTAMP, Column, DateTime, Float, Index, MetaData, Numeric, Table, inspect
-from sqlalchemy.dialects.mysql import DATETIME
-from sqlalchemy.engine import Engine
+from sqlalchemy import Column, Index, MetaData, Table, inspect, select, text
+from sqlalchemy.engine import Dialect, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.schema import CreateColumn, CreateIndex
 from sqlalchemy.sql import quoted_name
@@ -16,7 +16,12 @@ from sqlalchemy.sql.elements import TextClause
 from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
 from airflow_provider_talkable.protocol.errors import LedgerError, LedgerLost, LedgerValueError
-from airflow_provider_talkable.sync.database_errors import is_gone, is_of_a_value, short
+from airflow_provider_talkable.sync.database_errors import (
+    is_gone,
+    is_missing_table,
+    is_of_a_value,
+    short,
+)
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +30,10 @@ T = TypeVar("T")
 _ADDED = "added"
 # The others know no index on a text, or none at all; they scan fast.
 _INDEXING = ("sqlite", "postgresql", "mysql", "mariadb")
+# Their keys are none, or a promise that nobody checks.
+_WITHOUT_KEYS = ("bigquery", "databricks")
+_ADD_WITHOUT_COLUMN = ("mssql", "oracle")
+_NEEDS_NO_QUOTES = re.compile("[a-z][a-z0-9_]*")
 
 PATIENCE = 120.0
 """Seconds that a database may be gone before it counts as lost."""
@@ -37,12 +46,16 @@ class OwnTable:
 
     :param engine: The database.
     :param what: What errors call it, e.g. ``ledger``.
-    :param name: The table's name, quoted as it is.
-    :param schema: Its schema, quoted as it is; it is not made. Default: the connection's.
+    :param name: The table's name, quoted as it is; one of small letters is not, where the database folds
+        those to capitals.
+    :param schema: Its schema, likewise; it is not made. Default: the connection's.
     :param columns: Its columns. One made by :func:`added` came later: a table without it gets it.
-    :param indexed: A column that look-ups go by, beside the primary key; indexed where the database can.
+    :param indexed: A column of text that look-ups go by, beside the primary key; indexed where the database
+        can.
     :param indexed_where: A condition that those look-ups have word by word: only what meets it is indexed,
         where the database can.
+    :param indexed_moment: A column of moments that periods are looked up by, likewise.
+    :raises LedgerError: if there is no telling where the table lies.
     """
 
     def __init__(
@@ -55,6 +68,7 @@ class OwnTable:
         *,
         indexed: str | None = None,
         indexed_where: TextClause | None = None,
+        indexed_moment: str | None = None,
     ) -> None:
         if "." in name:
             before, _, last = name.rpartition(".")
@@ -65,17 +79,13 @@ class OwnTable:
         self.engine = engine
         self.what = what
         self.name = f"{schema}.{name}" if schema else name
-        self.table = Table(
-            quoted_name(name, quote=True),
-            MetaData(),
-            *columns,
-            schema=None if schema is None else quoted_name(schema, quote=True),
-        )
+        self.table = _table(engine, what, name, schema, columns)
         self.missing: frozenset[str] = frozenset()
         """The columns that a table lacks which was opened to be read only."""
-        self._index = None
-        if indexed and engine.dialect.name in _INDEXING:
-            self._index = _index(self.table, indexed, indexed_where)
+        self._indexes: list[Index] = []
+        if engine.dialect.name in _INDEXING:
+            self._indexes += [_index(self.table, indexed, indexed_where)] if indexed else []
+            self._indexes += [_index_of_moment(self.table, indexed_moment)] if indexed_moment else []
         self.is_new = False
         """Whether :meth:`open` has made it."""
         self.stopping = False
@@ -133,22 +143,12 @@ class OwnTable:
             ) from None
 
     def _open(self, *, create: bool) -> bool:
-        if create and not self._is_there():
-            try:
-                self.table.create(self.engine)
-                self.is_new = True
-            except DBAPIError:
-                # Another task has made it in this moment, or else it is an error.
-                if not self._is_there():
-                    raise
-        if not self._is_there():
-            if not create:
-                return False
-            raise LedgerError(
-                f"The {self.what} {self.name} was made and is not there: the connection does not read where "
-                "it writes, or its transactions are undone"
-            )
-        lacking = self._lacking()
+        names = self._column_names()
+        if names is None and create:
+            names = self._create()
+        if names is None:
+            return False
+        lacking = self._lacking(names)
         if foreign := [column.name for column in lacking if not column.info.get(_ADDED)]:
             raise LedgerError(
                 f"The table {self.name} is no {self.what} of refunds: it has no column {', '.join(foreign)}; "
@@ -156,14 +156,41 @@ class OwnTable:
             )
         if create:
             self._add(lacking)
-            self._add_index()
+            self._add_indexes()
         else:
             self.missing = frozenset(column.name for column in lacking)
         return True
 
-    def _lacking(self) -> list[Column[Any]]:
-        found = inspect(self.engine).get_columns(self.table.name, schema=self.table.schema)
-        names = {column["name"].lower() for column in found}
+    def _create(self) -> set[str]:
+        """Make the table, unless another task makes it in this moment."""
+        try:
+            self.table.create(self.engine)
+        except DBAPIError:
+            if (names := self._column_names()) is not None:
+                return names
+            raise
+        self.is_new = True
+        if (names := self._column_names()) is not None:
+            return names
+        raise LedgerError(
+            f"The {self.what} {self.name} was made and is not there: the connection does not read where "
+            "it writes, or its transactions are undone"
+        )
+
+    def _column_names(self) -> set[str] | None:
+        """The names of the table's columns, as a query gets them; ``None``: it is not there."""
+        # Reading proves what reflection only claims, and works where that does not.
+        nothing = select(text("*")).select_from(self.table).where(text("1 = 0"))
+        try:
+            with self.engine.connect() as connection:
+                names = connection.execute(nothing).keys()
+            return {name.lower() for name in names}
+        except DBAPIError as error:
+            if is_missing_table(error):
+                return None
+            raise
+
+    def _lacking(self, names: set[str]) -> list[Column[Any]]:
         return [column for column in self.table.columns if column.name not in names]
 
     def _add(self, lacking: Sequence[Column[Any]]) -> None:
@@ -173,7 +200,7 @@ class OwnTable:
                 with self.engine.begin() as connection:
                     connection.execution_options(no_parameters=True).exec_driver_sql(self._adding(column))
             except DBAPIError as error:
-                left = self._lacking()
+                left = self._lacking(self._column_names() or set())
                 if column.name not in [each.name for each in left]:
                     continue
                 if error.connection_invalidated or "locked" in short(error):
@@ -185,37 +212,79 @@ class OwnTable:
                 ) from None
             log.info("The %s %s has a new column: %s", self.what, self.name, column.name)
 
-    def _add_index(self) -> None:
-        if self._index is None:
+    def _add_indexes(self) -> None:
+        if not self._indexes or self.is_new:
             return
-        found = inspect(self.engine).get_indexes(self.table.name, schema=self.table.schema)
-        if self._index.name in [index["name"] for index in found]:
-            return
-        try:
-            self._index.create(self.engine)
-        except DBAPIError as error:
-            # Another task has made it in this moment; or else look-ups by it only take longer.
-            log.info("The %s %s has no index %s: %s", self.what, self.name, self._index.name, short(error))
+        there = inspect(self.engine).get_indexes(self.table.name, schema=self.table.schema)
+        names = [index["name"] for index in there]
+        for index in self._indexes:
+            if index.name in names:
+                continue
+            try:
+                index.create(self.engine)
+            except DBAPIError as error:
+                # Another task has made it in this moment; or else look-ups by it only take longer.
+                log.info("The %s %s has no index %s: %s", self.what, self.name, index.name, short(error))
 
     def _adding(self, column: Column[Any]) -> str:
         dialect = self.engine.dialect
         table = dialect.identifier_preparer.format_table(self.table)
-        return f"ALTER TABLE {table} ADD COLUMN {CreateColumn(column).compile(dialect=dialect)}"
+        add = "ADD" if dialect.name in _ADD_WITHOUT_COLUMN else "ADD COLUMN"
+        return f"ALTER TABLE {table} {add} {CreateColumn(column).compile(dialect=dialect)}"
 
     def _statements(self, lacking: Sequence[Column[Any]]) -> str:
         statements = [self._adding(column) for column in lacking]
-        if self._index is not None:
-            statements.append(" ".join(str(CreateIndex(self._index).compile(self.engine)).split()))
+        statements += (
+            " ".join(str(CreateIndex(index).compile(self.engine)).split()) for index in self._indexes
+        )
         return "; ".join(statements)
-
-    def _is_there(self) -> bool:
-        return inspect(self.engine).has_table(self.table.name, schema=self.table.schema)
 
 
 def added(column: Column[Any]) -> Column[Any]:
     """A column that the table got later: it is nullable, and a table without it gets it."""
     column.info[_ADDED] = True
     return column
+
+
+def _table(engine: Engine, what: str, name: str, schema: str | None, columns: Sequence[Column[Any]]) -> Table:
+    """The table as the engine's database makes it."""
+    dialect = engine.dialect
+    key = [column.name for column in columns if column.primary_key]
+    options: dict[str, Any] = {}
+    if dialect.name in _WITHOUT_KEYS:
+        for column in columns:
+            column.primary_key = False
+    if dialect.name == "bigquery":
+        if not (schema or engine.url.database):
+            raise LedgerError(
+                f"{what}_schema={schema!r}: BigQuery keeps tables in datasets; give {what}_schema the name "
+                f"of the dataset that the {what} lies in"
+            )
+        options["bigquery_clustering_fields"] = key[:2] or None
+    if dialect.name in ("mysql", "mariadb"):
+        own = {"engine": "InnoDB", "charset": "utf8mb4", "row_format": "DYNAMIC"}
+        options = {f"{dialect.name}_{option}": value for option, value in own.items()}
+    table = Table(
+        _quoted(name, dialect),
+        MetaData(),
+        *columns,
+        schema=None if schema is None else _quoted(schema, dialect),
+        **{option: value for option, value in options.items() if value is not None},
+    )
+    if dialect.name == "mssql":
+        # The table itself would be sorted by it, and a key for that has to be shorter.
+        table.primary_key.dialect_options["mssql"]["clustered"] = False
+    return table
+
+
+def _quoted(name: str, dialect: Dialect) -> quoted_name:
+    # What folds small letters to capitals finds the name without quotes, as people write it.
+    is_plain = dialect.requires_name_normalize and _NEEDS_NO_QUOTES.fullmatch(name)
+    return quoted_name(name, quote=None if is_plain else True)
+
+
+def _index_of_moment(table: Table, column: str) -> Index:
+    return Index(f"{table.name[:40]}_{column}"[:63], table.columns[column])
 
 
 def _index(table: Table, column: str, where: TextClause | None) -> Index:
@@ -229,21 +298,6 @@ def _index(table: Table, column: str, where: TextClause | None) -> Index:
         mysql_length=191,
         mariadb_length=191,
     )
-
-
-def moment_type() -> DateTime:
-    """A moment, to the millisecond at least, on every database."""
-    return (
-        DateTime(timezone=True)
-        .with_variant(DATETIME(fsp=6), "mysql")  # which drops milliseconds unless told to keep them
-        .with_variant(TIMESTAMP(timezone=True), "bigquery")  # whose DATETIME takes no offset
-    )
-
-
-def amount_type() -> Numeric[Any]:
-    """An amount of money, to four decimals."""
-    # SQLite has no decimals; four of them survive a float.
-    return Numeric(15, 4).with_variant(Float(), "sqlite")
 
 
 def storable(value: object, longest: int | None = None) -> str | None:

@@ -20,13 +20,14 @@ from airflow_provider_talkable.client.errands import FriendErrand
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Canned, Sandbox
+from airflow_provider_talkable.sync.column_types import moment_type
 from airflow_provider_talkable.sync.discrepancies import Discrepancy, Kind
 from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
 from airflow_provider_talkable.sync.query import rows_of
 from airflow_provider_talkable.sync.reconcile import Asking, ReconcileSummary, Reconciliation, Report
 from airflow_provider_talkable.sync.rows import REPORT_COLUMNS, Row
 from airflow_provider_talkable.sync.snapshot import Snapshot
-from airflow_provider_talkable.sync.tables import moment_type, storable
+from airflow_provider_talkable.sync.tables import storable
 from tests.conftest import Sandboxes
 from tests.shop import SQL as SYNCED
 from tests.shop import Shop, connect_of

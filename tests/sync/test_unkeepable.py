@@ -195,8 +195,9 @@ def test_whoever_settles_what_the_ledger_cannot_name_is_told(shop: Shop, latin1:
 
 def test_characters_outside_latin1_on_mariadb(shop: Shop, mariadb: URL) -> None:
     engine = create_engine(mariadb)
+    Ledger(engine).open()
     with engine.begin() as connection:
-        connection.exec_driver_sql(f"ALTER DATABASE {mariadb.database} CHARACTER SET latin1")
+        connection.exec_driver_sql(f"ALTER TABLE {TABLE} CONVERT TO CHARACTER SET latin1")
     try:
         shop.order("A", "B", "C\u65e5")
         shop.refund("A", "C\u65e5", "B", ("r\u65e5", "B"))
