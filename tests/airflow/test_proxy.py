@@ -117,7 +117,11 @@ def by_sensor(_warehouse: str) -> None:
 def by_sync(warehouse: str) -> None:
     sql = f"{ORDERS.replace('order_number', 'order_number AS refund_key, order_number, refund_subtotal')}"
     dag = DAG("shop", schedule=None)
-    run(SqlToTalkableRefundOperator(task_id="sync", dag=dag, sql=sql, sql_conn_id=warehouse))
+    run(
+        SqlToTalkableRefundOperator(
+            task_id="sync", dag=dag, sql=sql, sql_conn_id=warehouse, initial_rate=None
+        )
+    )
     report = sql.replace("refund_subtotal", "refund_subtotal, email, currency")
     reconcile = TalkableRefundReconcileOperator(
         task_id="reconcile", dag=dag, sql=report, sql_conn_id=warehouse, ask_talkable=True
