@@ -271,7 +271,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         from airflow_provider_talkable.triggers.throttle import TalkableThrottleTrigger
 
         log.info(
-            "Talkable throttles site %s; the task frees its slot until it does no more. So far: %s",
+            "Talkable throttles site %s: the worker slot is released until throttling ends. So far: %s",
             sync.paused_site,
             sync.summary.tally(),
         )
