@@ -54,11 +54,12 @@ screenshots: $(VENV)/installed  ## The same, and write the pictures in docs/imag
 	mkdir -p docs/images
 	UI_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/ui
 
-lint: $(VENV)/installed  ## Check format, style, types, the direction of imports and the workflows
+lint: $(VENV)/installed  ## Check format, style, types, the direction of imports, the words and the workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_words.py
 	$(BIN)/zizmor --offline --persona=auditor --quiet .
 
 docs: $(VENV)/installed  ## Build the pages into docs/_build/html; whatever is doubtful is an error

@@ -3,7 +3,7 @@
 Run it by hand with the order's number. ``fetch_referral`` has the refund come back with its referral,
 whichever generation of Talkable's API answers; it names the friend and the order to wait for. An order of
 no referral, or one that was refunded before, comes back without: then there is nothing to wait for. The
-sensor frees its worker slot while it waits.
+sensor releases the worker slot while it waits.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ Where to look next:
   {WAREHOUSE.relative_to(ROOT)}   the refunds, and the table talkable_refund_ledger
   example_dags/{DAG_ID}.py
   README.md                 how to use it in your own Airflow
-  python -m airflow_provider_talkable.sandbox --help    a local Talkable for your own DAGs"""
+  .venv/bin/python -m airflow_provider_talkable.sandbox --help    a local Talkable for your own DAGs"""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -152,7 +152,7 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
             )
         if self.max_unknown is not None and summary.unknown > self.max_unknown:
             raise AirflowFailException(
-                f"Of {summary.unknown} refunds it cannot be told whether they are in order, more than "
+                f"{summary.unknown} refunds could not be checked, more than "
                 f"max_unknown={self.max_unknown} allows; give each row its email, and sync with "
                 "void_referral=True or fetch_referral=True"
             )

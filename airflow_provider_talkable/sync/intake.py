@@ -19,7 +19,7 @@ from airflow_provider_talkable.sync.snapshot import Snapshot
 
 _LOOK_UP = 500  # keys in one statement
 
-_CONTESTED = "Not tried: another run of the sync came to this partial refund at the same time"
+_CONTESTED = "Not tried: another run of the sync is sending this partial refund"
 
 
 class SiteQueue:

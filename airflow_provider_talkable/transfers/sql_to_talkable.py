@@ -299,8 +299,8 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
 
         poll_interval = min(_LONGEST_POLL, max(_SHORTEST_POLL, self.throttle_patience))
         log.warning(
-            "Talkable throttles site %s, or does not answer; the task frees its worker slot and asks again "
-            "at %s, then every %g s until %s. So far: %s",
+            "Talkable throttles site %s, or does not answer: the worker slot is released; asking again at "
+            "%s, then every %g s until %s. So far: %s",
             sync.paused_site,
             _clock_time(time.time() + poll_interval),
             poll_interval,

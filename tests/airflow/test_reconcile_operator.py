@@ -158,9 +158,7 @@ def test_what_cannot_be_told_is_not_in_order(shop: Shop) -> None:
         "UPDATE talkable_refund_ledger SET referral_id = NULL, origin_id = NULL, reward_known_by = NULL"
     )
     fields: dict[str, Any] = {"ask_talkable": True, "max_discrepancies": None}
-    with pytest.raises(
-        AirflowFailException, match=r"cannot be told whether they are in order, more than max_unknown=0"
-    ):
+    with pytest.raises(AirflowFailException, match=r"refunds could not be checked, more than max_unknown=0"):
         shop.reconcile(**fields)
     summary = shop.reconcile(max_unknown=3, **fields)
     assert summary["unknown"] > 0

@@ -449,7 +449,7 @@ def test_a_throttled_task_defers_and_goes_on_with_the_same_summary(
         "gives_up_at": pytest.approx(time.time() + 6 * 3600, abs=60),
     }
     assert re.search(
-        r"asks again at \d\d:\d\d:\d\d UTC, then every 10 s until \d\d:\d\d:\d\d UTC", caplog.text
+        r"asking again at \d\d:\d\d:\d\d UTC, then every 10 s until \d\d:\d\d:\d\d UTC", caplog.text
     )
     kwargs = json.loads(json.dumps(deferred.value.kwargs))
     shop.sandbox.dials._next.clear()

@@ -45,9 +45,9 @@ def test_a_host_with_the_path_of_the_api_settles_nothing_and_stops(shop: Shop) -
     shop.sandbox.url += "/api/v2"
     summary = shop.sync(pace=ONE_BY_ONE)
     assert summary.outcomes == {"failed": 20, "aborted": 10}
-    assert summary.stopped is not None
-    assert f"{url}/api/v2 answered HTTP 404" in summary.stopped
-    assert "without /api/v2" in summary.stopped
+    problem = summary.site_problems["my-store"]
+    assert f"{url}/api/v2 answered HTTP 404" in problem
+    assert "without /api/v2" in problem
     shop.sandbox.url = url
     assert shop.sync().outcomes == {"refunded": 30}
 
@@ -83,11 +83,12 @@ def test_a_denied_site_ends_alone_and_is_named(shop: Shop) -> None:
     }
 
 
-def test_what_stops_a_run_of_foreign_answers_is_no_rejection(shop: Shop) -> None:
+def test_what_ends_a_site_of_foreign_answers_is_no_rejection(shop: Shop) -> None:
     slugs = [f"order-{n}" for n in range(8)]
     shop.order(*slugs)
     shop.refund(*slugs)
     shop.sandbox.dials.next(*[Canned(404, b"x" * n, HTML) for n in range(1, 9)])
     summary = shop.sync(pace=ONE_BY_ONE, abort_after=5)
     assert summary.outcomes == {"failed": 5, "aborted": 3}
-    assert isinstance(shop.syncs[-1]._ending, TalkableProtocolError)
+    [problem] = shop.syncs[-1]._sender.client.refusing_sites.values()
+    assert isinstance(problem, TalkableProtocolError)

@@ -1,0 +1,51 @@
+"""Find old or literary words where users read, and say what to write instead: ``make lint``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+READ = ("*.md", "docs/**/*.md", "example_dags/*.py")
+# What does not belong, and what to say instead.
+INSTEAD = {
+    r"mend(s|ed|ing)?": "fix",
+    r"lest": "so that … not",
+    r"(hear|hears|heard|hearing) of": "know, learn, receive",
+    r"errands?": "request, call",
+    r"whither": "where",
+    r"told": "is notified, gets, is known; 'unless set otherwise'",
+    r"(tell|tells|told) apart": "distinguish",
+    r"(come|comes|came|coming) to": "reach, find, result in",
+    r"frees (its|a) (worker )?slot": "releases the worker slot",
+    r"too late to save": "after the reward was paid",
+    r"so many \w+ at most": "maximum number of",
+    r"behind its back": "from outside",
+    r"anew": "again",
+    r"thereof|therein|whereof|whosoever": "a pronoun of today",
+}
+_WORDS = re.compile("|".join(rf"(?P<w{n}>\b(?:{word})\b)" for n, word in enumerate(INSTEAD)), re.IGNORECASE)
+
+
+def findings(text: str) -> list[tuple[int, str, str]]:
+    """Each word that does not belong: its line, itself, what to say instead; also over a line's end."""
+    found = []
+    for match in _WORDS.finditer(re.sub(r"\n(?! *\n)", " ", text)):
+        name = match.lastgroup or ""
+        line = text.count("\n", 0, match.start()) + 1
+        found.append((line, match.group(), list(INSTEAD.values())[int(name[1:])]))
+    return found
+
+
+def main() -> int:
+    """Print what is found; 1 if anything is."""
+    paths = sorted({path for pattern in READ for path in ROOT.glob(pattern) if "_build" not in path.parts})
+    bad = [(path, *one) for path in paths for one in findings(path.read_text())]
+    for path, line, word, instead in bad:
+        print(f"{path.relative_to(ROOT)}:{line}: {word!r}: say {instead}")
+    return bool(bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
