@@ -75,7 +75,14 @@ class Ledger:
     ) -> None:
         self.writer = writer or secrets.token_hex(4)
         self._own = OwnTable(
-            engine, "ledger", table, schema, columns(), indexed="origin_slug", indexed_where=OF_OUTCOMES
+            engine,
+            "ledger",
+            table,
+            schema,
+            columns(),
+            indexed="origin_slug",
+            indexed_where=OF_OUTCOMES,
+            ordered="logged_at",
         )
         self._engine = engine
         self._table = self._own.table

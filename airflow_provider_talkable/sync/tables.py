@@ -42,6 +42,7 @@ class OwnTable:
     :param indexed: A column that look-ups go by, beside the primary key; indexed where the database can.
     :param indexed_where: A condition that those look-ups have word by word: only what meets it is indexed,
         where the database can.
+    :param ordered: A column that ranges are read by; indexed in its order where the database can.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class OwnTable:
         *,
         indexed: str | None = None,
         indexed_where: TextClause | None = None,
+        ordered: str | None = None,
     ) -> None:
         if "." in name:
             before, _, last = name.rpartition(".")
@@ -72,9 +74,11 @@ class OwnTable:
         )
         self.missing: frozenset[str] = frozenset()
         """The columns that a table lacks which was opened to be read only."""
-        self._index = None
+        self._indexes: list[Index] = []
         if indexed and engine.dialect.name in _INDEXING:
-            self._index = _index(self.table, indexed, indexed_where)
+            self._indexes.append(_index(self.table, indexed, indexed_where))
+        if ordered and engine.dialect.name in _INDEXING:
+            self._indexes.append(Index(_index_name(self.table, ordered), self.table.columns[ordered]))
         self.is_new = False
         """Whether :meth:`open` has made it."""
         self.stopping = False
@@ -148,7 +152,7 @@ class OwnTable:
             )
         if create:
             self._add(lacking)
-            self._add_index()
+            self._add_indexes()
         else:
             self.missing = frozenset(column.name for column in lacking)
         return True
@@ -177,17 +181,17 @@ class OwnTable:
                 ) from None
             log.info("The %s %s has a new column: %s", self.what, self.name, column.name)
 
-    def _add_index(self) -> None:
-        if self._index is None:
-            return
+    def _add_indexes(self) -> None:
         found = inspect(self.engine).get_indexes(self.table.name, schema=self.table.schema)
-        if self._index.name in [index["name"] for index in found]:
-            return
-        try:
-            self._index.create(self.engine)
-        except DBAPIError as error:
-            # Another task has made it in this moment; or else look-ups by it only take longer.
-            log.info("The %s %s has no index %s: %s", self.what, self.name, self._index.name, _short(error))
+        names = [index["name"] for index in found]
+        for index in self._indexes:
+            if index.name in names:
+                continue
+            try:
+                index.create(self.engine)
+            except DBAPIError as error:
+                # Another task has made it in this moment; or else look-ups by it only take longer.
+                log.info("The %s %s has no index %s: %s", self.what, self.name, index.name, _short(error))
 
     def _adding(self, column: Column[Any]) -> str:
         dialect = self.engine.dialect
@@ -196,8 +200,9 @@ class OwnTable:
 
     def _statements(self, lacking: Sequence[Column[Any]]) -> str:
         statements = [self._adding(column) for column in lacking]
-        if self._index is not None:
-            statements.append(" ".join(str(CreateIndex(self._index).compile(self.engine)).split()))
+        statements += [
+            " ".join(str(CreateIndex(each).compile(self.engine)).split()) for each in self._indexes
+        ]
         return "; ".join(statements)
 
     def _is_there(self) -> bool:
@@ -213,7 +218,7 @@ def added(column: Column[Any]) -> Column[Any]:
 def _index(table: Table, column: str, where: TextClause | None) -> Index:
     # By hash, since text may be longer than what PostgreSQL takes into a tree.
     return Index(
-        f"{table.name[:40]}_{column}"[:63],
+        _index_name(table, column),
         table.columns[column],
         postgresql_using="hash",
         postgresql_where=where,
@@ -221,6 +226,10 @@ def _index(table: Table, column: str, where: TextClause | None) -> Index:
         mysql_length=191,
         mariadb_length=191,
     )
+
+
+def _index_name(table: Table, column: str) -> str:
+    return f"{table.name[:40]}_{column}"[:63]
 
 
 def moment_type() -> DateTime:
