@@ -63,6 +63,33 @@ def get_provider_info() -> dict[str, Any]:
         # The same under its name of Airflow 2.
         "asset-uris": [_ASSET],
         "dataset-uris": [_ASSET],
+        "config": {
+            "talkable": {
+                "description": "The pages that show what became of refunds; Airflow 3.1 and later.",
+                "options": {
+                    "ledgers": {
+                        "description": (
+                            "The ledgers that the pages show, separated by commas: for each the connection "
+                            "of its database, with :table or :schema.table where the table has another name."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "shop_warehouse, other_warehouse:finance.talkable_refund_ledger",
+                        "default": "",
+                    },
+                    "approval_delay_days": {
+                        "description": (
+                            "How many days Talkable waits before it approves a referral, as your campaigns "
+                            "are set; the pages show it beside the delay of refunds."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "float",
+                        "example": "14",
+                        "default": "",
+                    },
+                },
+            }
+        },
         "connection-types": [
             {
                 "connection-type": "talkable",

@@ -8,7 +8,12 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow.providers.common.compat.openlineage.facet import Dataset, RunFacet
+from airflow.providers.common.compat.openlineage.facet import (
+    Dataset,
+    OutputDataset,
+    OutputStatisticsOutputDatasetFacet,
+    RunFacet,
+)
 from airflow.providers.common.compat.sdk import BaseHook
 from airflow.providers.openlineage.extractors import OperatorLineage
 from airflow.providers.openlineage.sqlparser import get_openlineage_facets_with_sql
@@ -56,9 +61,13 @@ def of_refunds(base_url: str, site_slugs: Iterable[str]) -> OperatorLineage[Any,
 def of_sync(
     base_url: str, site_slugs: Iterable[str], *, sql: str, sql_conn_id: str, summary: Summary | None
 ) -> OperatorLineage[Any, Any]:
-    """The lineage of a sync, with the tables that its query reads."""
-    lineage = of_refunds(base_url, site_slugs)
+    """The lineage of a sync, with the tables that its query reads and, of a single site, how many it sent."""
+    sites = list(site_slugs)
+    lineage = of_refunds(base_url, sites)
     if summary:
+        if len(sites) == 1:
+            # A summary counts no sites apart.
+            lineage.outputs = [_counted(dataset(base_url, sites[0]), summary.outcomes["refunded"])]
         numbers = summary.as_dict()
         lineage.run_facets[FACET] = TalkableRefundsRunFacet(
             throttledRequests=numbers["throttled_requests"],
@@ -72,6 +81,11 @@ def of_sync(
         log.warning("The tables of the query are unknown to OpenLineage: %s", error)
         return lineage
     return lineage.merge(query) if query else lineage
+
+
+def _counted(plain: Dataset, rows: int) -> OutputDataset:
+    statistics = OutputStatisticsOutputDatasetFacet(rowCount=rows)
+    return OutputDataset(plain.namespace, plain.name, outputFacets={"outputStatistics": statistics})
 
 
 def _of_query(sql: str, conn_id: str) -> OperatorLineage[Any, Any] | None:

@@ -77,7 +77,7 @@ def standing(ledger: Ledger, period: Period, *, limit: int) -> Standing:
     def read(connection: Connection, table: Table) -> Standing:
         newest = and_(*is_newest(table, period, connection.dialect))
         event = table.columns.event
-        facts = _facts_of_a_reward(ledger)
+        facts = facts_of_a_reward(ledger)
         # PostgreSQL groups by no constant, which stands for a column that is missing.
         varying = [fact for fact in facts if not isinstance(fact.element, Null)]
         counts = select(event, *facts, func.count()).where(newest).group_by(event, *varying)
@@ -91,7 +91,7 @@ def standing(ledger: Ledger, period: Period, *, limit: int) -> Standing:
         late = 0
         for name, *values, count in connection.execute(counts):
             events[name] += count
-            late += count if name in _SUCCESSES and _is_late(*values) else 0
+            late += count if name in _SUCCESSES and is_late_by(*values) else 0
         return Standing(
             events=dict(sorted(events.items(), key=lambda item: (-item[1], item[0]))),
             rewarded=late,
@@ -101,8 +101,8 @@ def standing(ledger: Ledger, period: Period, *, limit: int) -> Standing:
     return ledger.read(read)
 
 
-def _facts_of_a_reward(ledger: Ledger) -> list[Label[Any]]:
-    """What says whether a refund came too late, of which there are few combinations."""
+def facts_of_a_reward(ledger: Ledger) -> list[Label[Any]]:
+    """The columns that say whether a refund came too late, of which there are few combinations."""
     amount, whole = ledger.column("refund_subtotal"), ledger.column("order_subtotal").label("whole")
     has_referral = ledger.column("referral_id").is_not(None)
     # As numbers: not every database can select a condition.
@@ -116,7 +116,7 @@ def _facts_of_a_reward(ledger: Ledger) -> list[Label[Any]]:
     ]
 
 
-def _is_late(
+def is_late_by(
     whole: int,
     has_referral: int,
     status: str | None,
@@ -124,6 +124,7 @@ def _is_late(
     paid: bool | None,
     known_by: str | None,
 ) -> bool:
+    """Whether a refund that Talkable has came too late, by the values of :func:`facts_of_a_reward`."""
     payment = payment_of_entry(paid, known_by, "a referral" if has_referral else None, status, rewarded)
     return is_late(is_whole=bool(whole), paid=payment.paid) is True
 

@@ -273,6 +273,8 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         supervision: Supervision,
         gives_up_at: float | None,
     ) -> dict[str, Any]:
+        from airflow_provider_talkable import metrics
+
         if self._is_killed:
             self.on_kill()
         stopped: BaseException | None = None
@@ -283,6 +285,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             # for it, the ledger has it, and a summary would stand in the place of the retry's.
             if not (sync.paused_site or supervision.is_gone):
                 summary = self._tell(context, sync.summary)
+                metrics.emit(sync.summary, dag_id=context["ti"].dag_id, task_id=context["ti"].task_id)
         if stopped:
             raise stopped
         supervision.raise_if_lost()

@@ -113,6 +113,9 @@ def test_the_daily_sync_sends_what_is_new(airflow: Airflow) -> None:
         assert len(warehouse.execute(query).fetchall()) == 8
     [told] = [event for event in airflow.lineage("sync_refunds") if event["eventType"] == "COMPLETE"]
     assert [output["name"] for output in told["outputs"]] == ["my-store.refunds"]
+    [refunds] = told["outputs"]
+    refunded = told["run"]["facets"]["talkable_refunds"]["outcomes"]["refunded"]
+    assert refunds["outputFacets"]["outputStatistics"]["rowCount"] == refunded > 0
     assert told["run"]["facets"]["talkable_refunds"]["rewarded"] == 1
     if IS_AIRFLOW_3:  # Before, `airflow dags test` leaves events out.
         [(extra,)] = airflow.metadata("SELECT extra FROM asset_event")

@@ -1,0 +1,1 @@
+"""The pages in Airflow that show what became of refunds."""
