@@ -13,7 +13,7 @@ export UV_SYSTEM_CERTS := 1
 # compiles all tests anew, which takes half of the time until it can begin.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo check test test-airflow-2 matrix smoke celery-test ui-test screenshots faults mutation bench lint docs format dist audit lock clean
+.PHONY: demo check test test-airflow-2 matrix smoke celery-test warehouses ui-test screenshots faults mutation bench lint docs format dist audit lock clean
 
 demo: $(VENV)/installed  ## Watch a DAG refund orders at a local Talkable
 	@$(BIN)/python scripts/demo.py
@@ -46,6 +46,9 @@ $(SMOKE): smoke-%: $(VENV)/installed
 
 celery-test: $(VENV)-celery/installed  ## Kill one of two Celery workers; needs redis-server on the PATH
 	$(VENV)-celery/bin/python -m pytest tests/celery
+
+warehouses: $(VENV)-warehouses/installed $(VENV)-bqemulator/installed  ## One suite on each warehouse, or what stands in for it
+	BQEMULATOR=$(CURDIR)/$(VENV)-bqemulator/bin/python $(VENV)-warehouses/bin/python -m pytest tests/warehouses
 
 ui-test: $(VENV)/installed  ## Use Airflow's pages in the system's Chromium: connect, test, sync, look
 	$(BIN)/python -m pytest tests/ui
@@ -98,13 +101,14 @@ LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashe
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
 
 lock: $(VENV)/installed  ## Pin the development packages anew
-	for group in dev bench celery airflow-2.11 airflow-3.0 airflow-3.1 airflow-3.2; do \
+	for group in dev bench celery warehouses airflow-2.11 airflow-3.0 airflow-3.1 airflow-3.2; do \
 	  $(LOCK) pyproject.toml --group $$group --output-file requirements/$$group.txt || exit 1; \
 	done
 	$(LOCK) --group audit --output-file requirements/audit.txt
+	$(LOCK) --group bqemulator --output-file requirements/bqemulator.txt
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-audit $(VENV)-bench $(VENV)-celery $(VENV)-wheel .nox .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist sbom.cdx.json docs/_build
+	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-audit $(VENV)-bench $(VENV)-bqemulator $(VENV)-celery $(VENV)-warehouses $(VENV)-wheel .nox .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist sbom.cdx.json docs/_build
 
 # uv installs everything, itself excepted: it comes from the pins of the others.
 $(VENV)/installed: requirements/dev.txt pyproject.toml
@@ -123,6 +127,16 @@ $(VENV)-airflow-2/installed: requirements/airflow-2.11.txt pyproject.toml $(VENV
 $(VENV)-celery/installed: requirements/celery.txt pyproject.toml $(VENV)/installed
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-celery
 	$(call install,$(VENV)-celery,requirements/celery.txt)
+
+$(VENV)-warehouses/installed: requirements/warehouses.txt pyproject.toml $(VENV)/installed
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-warehouses
+	$(call install,$(VENV)-warehouses,requirements/warehouses.txt)
+
+$(VENV)-bqemulator/installed: requirements/bqemulator.txt $(VENV)/installed
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-bqemulator
+	@$(BIN)/uv pip install --quiet --python $(VENV)-bqemulator/bin/python --require-hashes \
+	  --requirement requirements/bqemulator.txt
+	@touch $@
 
 $(VENV)-bench/installed: requirements/bench.txt pyproject.toml $(VENV)/installed
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-bench

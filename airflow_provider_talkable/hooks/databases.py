@@ -15,7 +15,14 @@ from airflow_provider_talkable.protocol.errors import TalkableError
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
 
-# Types of connection whose own hook speaks no SQL: the one that does, and what it calls the connection.
+_BIGQUERY = (
+    "airflow.providers.google.cloud.hooks.bigquery",
+    "BigQueryHook",
+    "gcp_conn_id",
+    {"use_legacy_sql": False},
+)
+# Types of connection whose own hook speaks no SQL, or not today's: the one that does, what it calls the
+# connection, and what else it is given.
 _SQL_HOOKS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "databricks": (
         "airflow.providers.databricks.hooks.databricks_sql",
@@ -23,12 +30,8 @@ _SQL_HOOKS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
         "databricks_conn_id",
         {},
     ),
-    "google_cloud_platform": (
-        "airflow.providers.google.cloud.hooks.bigquery",
-        "BigQueryHook",
-        "gcp_conn_id",
-        {"use_legacy_sql": False},
-    ),
+    "gcpbigquery": _BIGQUERY,
+    "google_cloud_platform": _BIGQUERY,
 }
 
 

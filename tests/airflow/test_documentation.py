@@ -204,11 +204,15 @@ def test_the_tables_of_referrals() -> None:
 @pytest.mark.parametrize(
     ("warehouse", "recipe"),
     [
-        ("postgres_default", block("docs/sync.md", "python", 'sql_conn_id="postgres_default"')),
-        ("snowflake_default", block("docs/sync.md", "python", 'sql_conn_id="snowflake_default"')),
-        ("google_cloud_default", block("docs/sync.md", "python", 'sql_conn_id="google_cloud_default"')),
+        ("postgres_default", block("docs/warehouses.md", "python", 'sql_conn_id="postgres_default"')),
+        ("snowflake_default", block("docs/warehouses.md", "python", 'sql_conn_id="snowflake_default"')),
+        ("google_cloud_default", block("docs/warehouses.md", "python", 'sql_conn_id="google_cloud_default"')),
+        ("mysql_default", block("docs/warehouses.md", "python", 'sql_conn_id="mysql_default"')),
+        ("duckdb_default", block("docs/warehouses.md", "python", 'sql_conn_id="duckdb_default"')),
+        ("databricks_default", block("docs/warehouses.md", "python", 'sql_conn_id="databricks_default"')),
+        ("redshift_default", block("docs/warehouses.md", "python", 'sql_conn_id="redshift_default"')),
     ],
-    ids=["postgres", "snowflake", "bigquery"],
+    ids=["postgres", "snowflake", "bigquery", "mysql", "duckdb", "databricks", "redshift"],
 )
 def test_the_recipes_can_be_parsed(warehouse: str, recipe: str) -> None:
     names = {"SqlToTalkableRefundOperator": SqlToTalkableRefundOperator}
