@@ -13,8 +13,11 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.sql import Insert
 
 from airflow_provider_talkable.sync.columns import Values
+from airflow_provider_talkable.sync.statement_sizes import most_parameters, most_rows
 
 _AT_A_TIME = 500  # keys in one statement
+# The databases whose drivers send a list of rows as one statement.
+_IN_BULK = ("mysql", "mariadb", "oracle")
 
 
 class Inserts:
@@ -35,16 +38,28 @@ class Inserts:
             given = {"entries": json.dumps(entries, default=str)} | self._same
             connection.execute(self._insert_json, given)
             return
-        # Their columns differ: what is submitted has none of what comes back.
-        for _, alike in groupby(sorted(entries, key=len), key=len):
-            connection.execute(self._table.insert(), [entry | self._same for entry in alike])
+        if connection.dialect.name == "sqlite":
+            # Their columns differ: what is submitted has none of what comes back.
+            for _, alike in groupby(sorted(entries, key=len), key=len):
+                connection.execute(self._table.insert(), [entry | self._same for entry in alike])
+            return
+        nothing = dict.fromkeys(self._table.columns.keys())
+        rows = [nothing | entry | self._same for entry in entries]
+        if connection.dialect.name in _IN_BULK:
+            connection.execute(self._table.insert(), rows)
+            return
+        # Other drivers send such a list row by row.
+        most = most_rows(connection.dialect.name, len(nothing))
+        for start in range(0, len(rows), most):
+            connection.execute(self._table.insert().values(rows[start : start + most]))
 
     def written(self, connection: Connection, entries: Sequence[Values]) -> set[str]:
         """The ids of those entries that the table has."""
         columns = [self._table.columns[name] for name in ("site_slug", "refund_key", "entry_id")]
         written: set[str] = set()
-        for start in range(0, len(entries), _AT_A_TIME):
-            some = entries[start : start + _AT_A_TIME]
+        most = min(_AT_A_TIME, most_parameters(connection.dialect.name) // len(columns))
+        for start in range(0, len(entries), most):
+            some = entries[start : start + most]
             matching = (column.in_([entry[column.name] for entry in some]) for column in columns)
             written.update(
                 connection.execute(select(self._table.columns.entry_id).where(*matching)).scalars()

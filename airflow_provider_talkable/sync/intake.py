@@ -17,7 +17,7 @@ from airflow_provider_talkable.sync.records import Records
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.snapshot import Snapshot
 
-_LOOK_UP = 500  # keys in one statement
+_MOST_WAITING = 500  # rows of a site that are passed over for those behind them
 
 _CONTESTED = "Not tried: another run of the sync is sending this partial refund"
 
@@ -100,7 +100,7 @@ class Intake:
         short = [queue for queue in self._open_queues() if not queue.is_read and len(queue.decided) < size]
         for queue in short:
             if not queue.undecided:
-                count = max(1, _LOOK_UP // len(short))
+                count = max(1, self._ledger.keys_at_a_time // len(short))
                 queue.undecided.extend(self._snapshot.take(count, queue.site_slug))
             queue.is_read = not queue.undecided
         histories, refused = self._ledger.look_up([row for queue in short for row in queue.undecided])
@@ -163,7 +163,7 @@ class Intake:
         batch: list[Row] = []
         waiting: list[Row] = []
         behind: set[Key] = set()
-        while queue.decided and len(batch) < size and len(waiting) < _LOOK_UP:
+        while queue.decided and len(batch) < size and len(waiting) < _MOST_WAITING:
             row = queue.decided.popleft()
             lane = closed.get(row.site_slug)
             if reason := ending or (lane and lane.closed):

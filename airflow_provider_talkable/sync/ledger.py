@@ -34,6 +34,7 @@ from airflow_provider_talkable.sync.liveness import longest_sending
 from airflow_provider_talkable.sync.lookups import Lookups
 from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.statement_sizes import LookUpSize
 from airflow_provider_talkable.sync.tables import OwnTable
 from airflow_provider_talkable.sync.unkeepable import sift
 
@@ -98,6 +99,9 @@ class Ledger:
         self._inserts = Inserts(self._table, written_by)
         self._ticks = 0
         self._tried: frozenset[str] = frozenset()
+        self._look_up_size = LookUpSize(engine.dialect.name)
+        self.append_seconds = 0.0
+        """How long it takes of late to append a batch."""
         self.longest_sending = longest_sending()
         """For how long this run may be sending a refund once it has submitted it."""
 
@@ -140,6 +144,11 @@ class Ledger:
         statement = select(self._table).where(*self._lookups.is_of_task).order_by(by_age)
         return str(statement.compile(self._engine, compile_kwargs={"literal_binds": True}))
 
+    @property
+    def keys_at_a_time(self) -> int:
+        """How many rows it is best asked about at a time."""
+        return self._look_up_size.keys
+
     def hurry(self) -> None:
         """There is no time left to wait for a database that is gone."""
         self._own.stopping = True
@@ -147,7 +156,7 @@ class Ledger:
     def histories(self, rows: Sequence[Row], *, beside: AbstractSet[str] = frozenset()) -> dict[Key, History]:
         """What is known of the rows' keys; of new ones nothing.
 
-        :param rows: At most a few hundred: their keys go into one statement for each site.
+        :param rows: At most :attr:`keys_at_a_time`: their keys go into one statement for each site.
         :param beside: The ids of entries of these keys that were written before, and are not looked at.
         :raises LedgerError: if it does not show one of those: then it may hide others as well.
         :raises LedgerValueError: if the database cannot look up all of the keys.
@@ -156,7 +165,9 @@ class Ledger:
             return {}
         alive = max(_LONGEST_ALIVE, 2 * self.longest_sending) // timedelta(microseconds=1) * 1000
         since = f"{max(0, time.time_ns() - alive):0{TICKS}x}"
+        began = time.monotonic()
         found = self._read(lambda connection: self._lookups.entries(connection, rows, settled_before=since))
+        self._look_up_size.learn(len(rows), time.monotonic() - began)
         for entries in found.values():
             self._ticks = max(self._ticks, entries[-1].ticks)
         if beside and not beside <= {entry.entry_id for entries in found.values() for entry in entries}:
@@ -190,9 +201,11 @@ class Ledger:
         """
         if not entries:
             return
+        began = time.monotonic()
         given = frozenset(entry["entry_id"] for entry in entries)
         refused = sift(entries, lambda some: self._own.patiently(lambda: self._append(some)))
         self._tried = given
+        self.append_seconds = (self.append_seconds + time.monotonic() - began) / 2
         if refused:
             reasons = {entry["entry_id"]: error.reason for entry, error in refused}
             error = refused[0][1]

@@ -17,7 +17,6 @@ from airflow_provider_talkable.sync.unkeepable import variants
 log = logging.getLogger(__name__)
 
 TO_SEND = "to_send"
-_LOOK_UP = 500
 
 
 def preview(
@@ -34,7 +33,7 @@ def preview(
     """
     summary = Summary(rows=snapshot.rows, duplicates=snapshot.rows - snapshot.refunds)
     doubtful = doubtful_sites(ledger, snapshot.sites)
-    while rows := snapshot.take(_LOOK_UP):
+    while rows := snapshot.take(ledger.keys_at_a_time):
         histories, refused = ledger.look_up(rows)
         for row in rows:
             key = (row.site_slug, row.refund_key)

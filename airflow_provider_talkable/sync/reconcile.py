@@ -41,7 +41,6 @@ SHOWN = 20
 NO_CURRENCY = "?"
 """What stands for the currency of refunds whose row gives none."""
 
-_LOOK_UP = 500  # refunds
 _EVERY = 10.0  # seconds
 
 
@@ -276,7 +275,7 @@ class Reconciliation:
         told_at, done = time.monotonic(), 0
         doubtful = doubtful_sites(self._ledger, self._snapshot.sites)
         with asking:
-            while rows := self._snapshot.take(_LOOK_UP):
+            while rows := self._snapshot.take(self._ledger.keys_at_a_time):
                 found: list[Discrepancy] = []
                 questions: list[Question] = []
                 # Of what it cannot look up it has no entry.

@@ -25,11 +25,11 @@ from airflow_provider_talkable.sync.progress import Progress
 from airflow_provider_talkable.sync.records import Records
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.snapshot import Snapshot
+from airflow_provider_talkable.sync.statement_sizes import batch_size, is_slow
 from airflow_provider_talkable.sync.summary import Summary
 
 log = logging.getLogger(__name__)
 
-_LARGEST_BATCH = 500
 # Times as many as may be on the wire. Fewer, and the ledger holds up the sending.
 _PARTS_AHEAD = 1.5
 _PARTS_TICK = 0.04  # seconds between two writings of partial refunds that wait for their turn
@@ -204,9 +204,15 @@ class RefundSync:
                 until = min(until, max(0, self._sender.unfinished - 1))
             timeout = _TICK
             if intake.is_full and not is_fed:
-                # A slow ledger goes on at once, a fast one is not asked for each refund alone.
-                until = min(until, max(0, self._sender.outstanding - max(1, self._max_in_flight * 3 // 4)))
-                timeout = max(0.0, began + _PARTS_TICK - time.monotonic())
+                if is_slow(self._ledger.append_seconds):
+                    # Then it is asked for as many at once as may be in doubt.
+                    until, timeout = 0, self._ledger.append_seconds
+                else:
+                    # A fast one is not asked for each refund alone.
+                    until = min(
+                        until, max(0, self._sender.outstanding - max(1, self._max_in_flight * 3 // 4))
+                    )
+                    timeout = max(0.0, began + _PARTS_TICK - time.monotonic())
             self._keep_all(self._sender.take(until=until, timeout=timeout))
 
     def _look_for_reasons_to_stop(self) -> None:
@@ -256,8 +262,7 @@ class RefundSync:
             self._log_what_the_ledger_lacks()
 
     def _batch_size(self) -> int:
-        """A quarter of a second's worth: what a crash leaves in doubt is a batch or two."""
-        return int(min(_LARGEST_BATCH, max(self._max_in_flight, self._progress.sending_rate / 4)))
+        return batch_size(self._max_in_flight, self._progress.sending_rate, self._ledger.append_seconds)
 
     def _next_batch(self, size: int) -> list[Row]:
         return self._intake.next_batch(size, ending=self._ending, closed=self._sender.client.lanes.closed)

@@ -10,7 +10,13 @@ import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.dialects import registry
 from sqlalchemy.engine import URL, Dialect, Engine
-from sqlalchemy.exc import DatabaseError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import (
+    DatabaseError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    ProgrammingError,
+)
 from sqlalchemy.schema import CreateColumn, CreateTable
 
 from airflow_provider_talkable import LedgerError, Outcome
@@ -32,13 +38,13 @@ DIALECTS = {
     "oracle": ("oracle", "VARCHAR2(512 CHAR)", "TIMESTAMP", "VARCHAR2(4000 CHAR)"),
     "trino": ("trino", "VARCHAR(512)", "TIMESTAMP WITH TIME ZONE", "VARCHAR"),
     "cockroachdb": ("postgres", "VARCHAR(512)", "TIMESTAMP WITH TIME ZONE", "TEXT"),
-    "mysql.pymysql": (
+    "mysql+pymysql": (
         "mysql",
         "VARCHAR(512) CHARACTER SET utf8mb4 COLLATE utf8mb4_0900_bin",
         "DATETIME(6)",
         "TEXT",
     ),
-    "mariadb.pymysql": (
+    "mariadb+pymysql": (
         "mysql",
         "VARCHAR(512) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin",
         "DATETIME(6)",
@@ -49,8 +55,9 @@ DIALECTS = {
 
 def dialect_of(name: str) -> Dialect:
     try:
-        return registry.load(name)()  # type: ignore[no-any-return]
-    except Exception as error:  # noqa: BLE001 - SQLAlchemy's or that of an import
+        # MariaDB's is made from MySQL's, and is an engine's to load.
+        return create_engine(f"{name}://").dialect if "pymysql" in name else registry.load(name)()
+    except (NoSuchModuleError, ImportError) as error:
         pytest.skip(f"no dialect {name} here, the development environment has it: {error}")
 
 

@@ -1,0 +1,67 @@
+"""How much goes into one statement and one batch: more, where a statement takes long. Pure rules."""
+
+from __future__ import annotations
+
+_KEYS = 500
+_MOST_KEYS = 10_000
+_SLOW = 0.25  # seconds, from which on a statement costs more than what is in it
+_LONG = 4.0  # seconds, from which on that is no longer so
+_GROWTH = 8
+_LARGEST_BATCH = 500
+_TIMES_LARGER = 4  # the largest batch, where appending takes long
+
+# What a statement takes, as each vendor documents it. Oracle counts what one list has.
+_MOST_PARAMETERS = {"databricks": 255, "mssql": 2_000, "oracle": 1_000, "bigquery": 10_000}
+_MOST_PARAMETERS_ELSEWHERE = 30_000
+# So many rows of one VALUES SQL Server takes.
+_MOST_ROWS = 1_000
+
+
+class LookUpSize:
+    """How many keys are looked up at a time: more, once a look-up takes long whatever their number.
+
+    :param dialect: SQLAlchemy's name of the database.
+    """
+
+    def __init__(self, dialect: str) -> None:
+        self._most = min(_MOST_KEYS, most_parameters(dialect) - 5)
+        self.keys = min(_KEYS, self._most)
+
+    def learn(self, keys: int, seconds: float) -> None:
+        """Take note of how long a look-up took."""
+        if seconds > 2 * _LONG:
+            self.keys = max(min(_KEYS, self._most), self.keys // 2)
+        elif keys >= self.keys and _SLOW < seconds < _LONG:
+            self.keys = min(self._most, self.keys * _GROWTH)
+
+
+def most_parameters(dialect: str) -> int:
+    """How many parameters a statement takes."""
+    return _MOST_PARAMETERS.get(dialect, _MOST_PARAMETERS_ELSEWHERE)
+
+
+def most_rows(dialect: str, columns: int) -> int:
+    """How many rows an INSERT takes that has a parameter for each value."""
+    return max(1, min(_MOST_ROWS, most_parameters(dialect) // columns))
+
+
+def batch_size(max_in_flight: int, sending_rate: float, append_seconds: float) -> int:
+    """How many refunds are submitted at a time.
+
+    It is a quarter of a second's worth, since what a crash leaves in doubt is a batch or two, or as many as
+    are sent while two batches are written: then the sending does not wait for the ledger.
+
+    :param max_in_flight: Requests under way at a time.
+    :param sending_rate: Refunds per second sent of late.
+    :param append_seconds: How long it takes to write a batch.
+    """
+    seconds = max(_SLOW, 2 * append_seconds)
+    largest = _LARGEST_BATCH * min(_TIMES_LARGER, seconds / _SLOW)
+    # Before there is a rate, and where it is the ledger that held it up: as fast as such requests are.
+    rate = max(sending_rate, max_in_flight / _SLOW)
+    return int(min(largest, rate * seconds))
+
+
+def is_slow(append_seconds: float) -> bool:
+    """Whether writing takes so long that few, large statements matter more than a wire that is never idle."""
+    return append_seconds > _SLOW
