@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -175,7 +176,8 @@ class Machine(RuleBasedStateMachine):
         self.engine = create_engine(f"sqlite:///{Path(self.folder.name) / 'ledger.sqlite'}")
         self.now = 1_777_000_000_000_000_000
         self.patches = pytest.MonkeyPatch()
-        self.patches.setattr(ledger_module, "time", SimpleNamespace(time_ns=self.clock))
+        clocks = SimpleNamespace(time_ns=self.clock, monotonic=time.monotonic)
+        self.patches.setattr(ledger_module, "time", clocks)
         self.talkable = Talkable()
         self.rows: list[Row] = []
         self.edited: set[str] = set()
