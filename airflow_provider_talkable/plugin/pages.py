@@ -117,7 +117,7 @@ def overview(
     if chosen:
         try:
             with chosen.opened() as opened:
-                shown["sites"] = reading.sites(opened)
+                shown["sites"] = reading.sites(opened, visible)
                 found = reading.activity(opened, visible, days=days, site_slug=site or None)
             shown |= {"activity": found} | _figures(found)
         except TalkableError as error:

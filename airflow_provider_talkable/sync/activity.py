@@ -134,15 +134,17 @@ class TooMuch(TalkableError):
     """The database took too long to answer a page."""
 
 
-def sites(ledger: Ledger) -> list[str]:
-    """The sites of which there are entries, by one look into the primary key for each."""
+def sites(ledger: Ledger, visible: Visible) -> list[str]:
+    """The sites of which there are entries to be shown, by one look into the primary key for each."""
 
     def read(connection: Connection, table: Table) -> list[str]:
         found: list[str] = []
         slug = table.columns.site_slug
         while len(found) < HISTORY:
             further = [slug > found[-1]] if found else []
-            following = connection.execute(select(func.min(slug)).where(*further)).scalar()
+            following = connection.execute(
+                select(func.min(slug)).where(*further, *_may_see(table, visible))
+            ).scalar()
             if following is None:
                 break
             found.append(following)
@@ -237,7 +239,7 @@ def history(ledger: Ledger, visible: Visible, key_or_order: str) -> list[dict[st
     :raises TooMuch: if the database takes longer than :data:`SECONDS`.
     :raises LedgerError: if the database does not let it.
     """
-    of_sites = sites(ledger)
+    of_sites = sites(ledger, visible)
 
     def read(connection: Connection, table: Table) -> list[dict[str, Any]]:
         entry = table.columns

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import requests
-from airflow import __version__
 from sqlalchemy import create_engine
 from sqlalchemy.engine import URL
 
@@ -24,9 +23,6 @@ from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
 from tests.airflow import commands
 from tests.airflow.conftest import migrated as migrated
 from tests.airflow.deployment import free_port
-
-if tuple(map(int, __version__.split(".")[:2])) < (3, 1):
-    collect_ignore_glob = ["test_pages*.py"]
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 SCRIPT = "<img src=x onerror=alert(1)>"
@@ -102,7 +98,7 @@ def write_entries(url: URL) -> None:
     for number in range(60):
         write(shop, "rejected", f"r{number:02}", 0.5, error_message="=cmd()")
     secret = Ledger(engine, task_run=TaskRun("secret", "r", "sync", -1, 1))
-    write(secret, "refunded", "hidden", 1)
+    write(secret, "refunded", "hidden", 1, site_slug="other-store")
     by_hand = Ledger(engine)
     write(by_hand, "settled_refunded", "f", 1)
     engine.dispose()

@@ -16,12 +16,13 @@ from airflow_provider_talkable.get_provider_info import get_provider_info
 ROOT = Path(__file__).parents[2]
 UV = Path(sys.executable).with_name("uv")
 # Every module, each warning of which is printed as one line. A module `lineage` is for where OpenLineage is,
-# retry policies are for Airflow 3.3.
+# retry policies are for Airflow 3.3, pages are for its API server, whose own imports warn.
 IMPORT = """
 import importlib, pkgutil, warnings
 import airflow.providers.common.compat.sdk
 import airflow_provider_talkable as package
-left_out = (".__main__", ".lineage", *([".policies.retry"] if airflow.__version__ < "3.3" else []))
+pages = (".plugin.access", ".plugin.pages", ".plugin.tasks")
+left_out = (".__main__", ".lineage", *pages, *([".policies.retry"] if airflow.__version__ < "3.3" else []))
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     names = [found.name for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
