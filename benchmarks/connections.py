@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from airflow_provider_talkable.client.concurrent import send_many
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.errands import RefundErrand
+from airflow_provider_talkable.client.operations import RefundOperation
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.refund import Refund
@@ -38,7 +38,7 @@ def _rate(port: int, count: int, subtotal: Decimal | None) -> float:
     started = time.perf_counter()
     taken = sum(
         result.outcome.is_success
-        for result in send_many(config, RetryPolicy(), pace, RefundErrand(), refunds)
+        for result in send_many(config, RetryPolicy(), pace, RefundOperation(), refunds)
     )
     assert taken == count, f"{taken} of {count} were taken"
     return count / (time.perf_counter() - started)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from airflow_provider_talkable.client.concurrent import Sender
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.errands import RefundErrand
+from airflow_provider_talkable.client.operations import RefundOperation
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.refund import Refund
@@ -77,7 +77,7 @@ def _read(limit: int, processes: list[subprocess.Popen[str]]) -> Paced:
 def work(url: str, name: str, seconds: float) -> None:
     """Send refunds of orders that Talkable does not know, which it counts as it does all others."""
     config = ClientConfig.parse(host=url, api_key=KEY)
-    with Sender[int, Refund, RefundResult](config, RetryPolicy(), Pace(), RefundErrand()) as sender:
+    with Sender[int, Refund, RefundResult](config, RetryPolicy(), Pace(), RefundOperation()) as sender:
         began = time.monotonic()
         before = (0, 0)
         number = 0

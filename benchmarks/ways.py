@@ -15,7 +15,7 @@ from sqlalchemy import create_engine
 
 from airflow_provider_talkable.client.concurrent import send_many
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.errands import RefundErrand
+from airflow_provider_talkable.client.operations import RefundOperation
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.refund import Refund
@@ -82,7 +82,7 @@ def bare_aiohttp(url: str, first: int, count: int) -> None:
 def refund_many(url: str, first: int, count: int) -> None:
     """The package's client without Airflow or a ledger, as ``TalkableHook.refund_many`` uses it."""
     refunds = (Refund.parse(f"order-{n}", site_slug="my-store") for n in range(first, first + count))
-    results = send_many(_config(url), RetryPolicy(), unpaced(), RefundErrand(), refunds)
+    results = send_many(_config(url), RetryPolicy(), unpaced(), RefundOperation(), refunds)
     assert sum(result.outcome == "refunded" for result in results) == count
 
 

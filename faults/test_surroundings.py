@@ -1,4 +1,4 @@
-"""What the sync stands on, taken away while it runs: its database, its disk, its clock."""
+"""What the sync overview on, taken away while it runs: its database, its disk, its clock."""
 
 from __future__ import annotations
 

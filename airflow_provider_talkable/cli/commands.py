@@ -20,7 +20,7 @@ from airflow_provider_talkable.protocol.results import RefundResult
 
 if TYPE_CHECKING:
     from airflow_provider_talkable.hooks.ledger import TalkableLedgerHook
-    from airflow_provider_talkable.sync.standing import Standing
+    from airflow_provider_talkable.sync.overview import Overview
 
 
 def refund(options: argparse.Namespace) -> None:
@@ -61,14 +61,14 @@ def ledger_summary(options: argparse.Namespace) -> None:
     if options.since and options.until and options.since >= options.until:
         misuse(f"--until={options.until.isoformat()}: is not after --since={options.since.isoformat()}")
     with results_only() as out, _ledger(options).opened() as ledger:
-        from airflow_provider_talkable.sync.standing import Period, standing
+        from airflow_provider_talkable.sync.overview import Period, overview_of
 
         period = Period(options.site_slug, options.since, options.until)
-        stands = standing(ledger, period, limit=options.limit)
+        overview = overview_of(ledger, period, limit=options.limit)
         if options.output == "json":
-            print_json(out, _as_dict(stands))
+            print_json(out, _as_dict(overview))
         else:
-            _print_standing(out, stands)
+            _print_overview(out, overview)
 
 
 def ledger_show(options: argparse.Namespace) -> None:
@@ -145,23 +145,23 @@ def _shown(entry: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _as_dict(stands: Standing) -> dict[str, Any]:
+def _as_dict(overview: Overview) -> dict[str, Any]:
     return {
-        "refunds": stands.refunds,
-        "events": stands.events,
-        "rewarded": stands.rewarded,
-        "failed": stands.failed,
+        "refunds": overview.refunds,
+        "events": overview.events,
+        "rewarded": overview.rewarded,
+        "failed": overview.failed,
         "failures": [
-            failure | {"logged_at": failure["logged_at"].isoformat()} for failure in stands.failures
+            failure | {"logged_at": failure["logged_at"].isoformat()} for failure in overview.failures
         ],
     }
 
 
-def _print_standing(out: TextIO, stands: Standing) -> None:
-    print_table(out, [{"event": event, "refunds": count} for event, count in stands.events.items()])
-    print(f"Refunds: {stands.refunds}, of which {stands.failed} failed", file=out)
-    print(f"Too late, the advocate had been paid: {stands.rewarded}\n", file=out)
-    if stands.failures:
-        print_table(out, _as_dict(stands)["failures"])
-        if stands.failed > len(stands.failures):
-            print(f"The newest {len(stands.failures)} of {stands.failed} failures; see --limit", file=out)
+def _print_overview(out: TextIO, overview: Overview) -> None:
+    print_table(out, [{"event": event, "refunds": count} for event, count in overview.events.items()])
+    print(f"Refunds: {overview.refunds}, of which {overview.failed} failed", file=out)
+    print(f"Too late, the advocate had been paid: {overview.rewarded}\n", file=out)
+    if overview.failures:
+        print_table(out, _as_dict(overview)["failures"])
+        if overview.failed > len(overview.failures):
+            print(f"The newest {len(overview.failures)} of {overview.failed} failures; see --limit", file=out)

@@ -95,7 +95,7 @@ def send_through(hook: TalkableHook, ledger: Ledger, rows: Sequence[Row]) -> lis
 
 def preview(ledger: Ledger | None, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """What would be sent, and what would not, by what the ledger says."""
-    from airflow_provider_talkable.sync.decisions import Note, Send, Skip, decide, told
+    from airflow_provider_talkable.sync.decisions import Note, Send, Skip, decide, in_words
     from airflow_provider_talkable.sync.entries import History
     from airflow_provider_talkable.sync.preview import TO_SEND
 
@@ -109,7 +109,14 @@ def preview(ledger: Ledger | None, rows: Sequence[Row]) -> list[dict[str, Any]]:
                 outcome, message = entry.event, entry.error_message
             case Note(noted, message):
                 outcome = noted.value
-        shown.append({"origin_slug": row.origin_slug, "outcome": outcome, "sends": told(row), "why": message})
+        shown.append(
+            {
+                "origin_slug": row.origin_slug,
+                "outcome": outcome,
+                "sends": in_words(row),
+                "why": message,
+            }
+        )
     return shown
 
 

@@ -15,8 +15,8 @@ from typing import Generic, TypeVar
 from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
 from airflow_provider_talkable.client.background import BackgroundLoop
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.errands import Errand
 from airflow_provider_talkable.client.lanes import Lane
+from airflow_provider_talkable.client.operations import Operation
 from airflow_provider_talkable.client.pacing import Pace, Pacer
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.errors import TalkableError, interruption
@@ -53,7 +53,7 @@ class Sender(Generic[T, R, S]):
     :param config: Where to and with which key.
     :param policy: How long a request is worth trying.
     :param pace: How many at once, and how fast.
-    :param errand: What the requests are.
+    :param operation: What the requests are.
     :param new_judge: Makes, for a site, what is called with each of its results as it comes: an error that it
         returns closes the site's lane.
     """
@@ -63,7 +63,7 @@ class Sender(Generic[T, R, S]):
         config: ClientConfig,
         policy: RetryPolicy,
         pace: Pace,
-        errand: Errand[R, S],
+        operation: Operation[R, S],
         *,
         new_judge: Callable[[str], Callable[[S], TalkableError | None]] | None = None,
     ) -> None:
@@ -72,7 +72,7 @@ class Sender(Generic[T, R, S]):
             config, policy, new_pacer=new_pacer, max_in_flight=pace.max_in_flight
         )
         self._max_in_flight = pace.max_in_flight
-        self._errand = errand
+        self._operation = operation
         self._new_judge = new_judge
         self._queues: dict[str, _Queue[T, R, S]] = {}
         self._finished: deque[tuple[T, S]] = deque()
@@ -105,7 +105,7 @@ class Sender(Generic[T, R, S]):
         queues: set[_Queue[T, R, S]] = set()
         for item in items:
             self._handed_over += 1
-            queue = self._queue(self._errand.site_of(item[1]))
+            queue = self._queue(self._operation.site_of(item[1]))
             queue.waiting.append(item)
             queues.add(queue)
         # Waking the other thread costs as much as a good part of a request.
@@ -183,7 +183,7 @@ class Sender(Generic[T, R, S]):
                 continue
             token, request = queue.waiting.popleft()
             queue.busy += 1
-            result = await self._errand.run(self.client, request)
+            result = await self._operation.run(self.client, request)
             queue.busy -= 1
             self._finish(token, result)
             if queue.judge and (reason := queue.judge(result)):
@@ -196,7 +196,7 @@ class Sender(Generic[T, R, S]):
         for queue in list(self._queues.values()):
             while queue.waiting:
                 token, request = queue.waiting.popleft()
-                self._finish(token, self._errand.not_tried(request, self.client.stopped or error))
+                self._finish(token, self._operation.not_tried(request, self.client.stopped or error))
 
     def _finish(self, token: T, result: S) -> None:
         self._finished.append((token, result))
@@ -208,7 +208,7 @@ def send_many(
     config: ClientConfig,
     policy: RetryPolicy,
     pace: Pace,
-    errand: Errand[R, S],
+    operation: Operation[R, S],
     requests: Iterable[R],
     *,
     reason_to_stop: Callable[[], str | None] | None = None,
@@ -231,7 +231,7 @@ def send_many(
     is_fed = False
     failure: BaseException | None = None
     gives_up_at = math.inf
-    with Sender[int, R, S](config, policy, pace, errand) as sender:
+    with Sender[int, R, S](config, policy, pace, operation) as sender:
         while not is_fed or sender.outstanding:
             try:
                 if time.monotonic() > gives_up_at:

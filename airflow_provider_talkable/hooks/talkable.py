@@ -141,11 +141,11 @@ class TalkableHook(BaseHook):
         :raises TalkableError: with that reason, once every refund that was taken has its result.
         """
         from airflow_provider_talkable.client.concurrent import send_many
-        from airflow_provider_talkable.client.errands import RefundErrand
+        from airflow_provider_talkable.client.operations import RefundOperation
 
-        errand = RefundErrand(fetch_referral=fetch_referral, void_referral=void_referral)
+        operation = RefundOperation(fetch_referral=fetch_referral, void_referral=void_referral)
         return send_many(
-            self.get_conn().config, self.policy, self.pace, errand, refunds, reason_to_stop=reason_to_stop
+            self.get_conn().config, self.policy, self.pace, operation, refunds, reason_to_stop=reason_to_stop
         )
 
     def update_referral(
@@ -177,13 +177,13 @@ class TalkableHook(BaseHook):
         It is paced, and stopped, like :meth:`refund_many`.
         """
         from airflow_provider_talkable.client.concurrent import send_many
-        from airflow_provider_talkable.client.errands import ReferralErrand
+        from airflow_provider_talkable.client.operations import ReferralOperation
 
         return send_many(
             self.get_conn().config,
             self.policy,
             self.pace,
-            ReferralErrand(),
+            ReferralOperation(),
             updates,
             reason_to_stop=reason_to_stop,
         )

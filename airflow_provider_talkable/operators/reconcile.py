@@ -138,9 +138,9 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
 
     def _asking(self, hook: TalkableHook) -> Asking:
         from airflow_provider_talkable.client.concurrent import Sender
-        from airflow_provider_talkable.client.errands import FriendErrand
+        from airflow_provider_talkable.client.operations import FriendOperation
 
-        return Sender(hook.get_conn().config, hook.policy, hook.pace, FriendErrand())
+        return Sender(hook.get_conn().config, hook.policy, hook.pace, FriendOperation())
 
     def _judge(self, summary: ReconcileSummary) -> None:
         wrong = summary.discrepancies.total()

@@ -20,7 +20,7 @@ from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.sync.columns import OF_OUTCOMES, exact, in_utc
 from airflow_provider_talkable.sync.entries import HAS_IT, SUBMITTED
 from airflow_provider_talkable.sync.ledger import Ledger
-from airflow_provider_talkable.sync.standing import facts_of_a_reward, is_late_by
+from airflow_provider_talkable.sync.overview import facts_of_a_reward, is_late_by
 
 T = TypeVar("T")
 

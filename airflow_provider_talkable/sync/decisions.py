@@ -94,31 +94,31 @@ def decide(
     :param void_referral: Whether referrals are voided: a whole refund whose referral is still to be voided
         is sent again, which Talkable answers with "already refunded".
     """
-    standing, doubt, newest = history.standing, history.doubt, history.newest
+    decisive, doubt, newest = history.decisive, history.doubt, history.newest
     if row.problem:
         return _note_once(Note(row.problem, row.message or ""), newest)
     if row.refund_key in resend_keys and not (
-        standing and standing.event in HAS_IT and standing.is_about(row)
+        decisive and decisive.event in HAS_IT and decisive.is_about(row)
     ):
         return _decide_named(row, history, now or datetime.now(UTC), writer)
     if doubt:
         return _decide_doubt(row, doubt, history, resend)
-    if standing is None:
+    if decisive is None:
         return Send()
-    if standing.writer == writer:
-        return Skip(standing)
-    if standing.event == Settlement.NOT_REFUNDED:
+    if decisive.writer == writer:
+        return Skip(decisive)
+    if decisive.event == Settlement.NOT_REFUNDED:
         return Send()
-    if is_doubtful_site and standing.event == Outcome.NOT_FOUND:
+    if is_doubtful_site and decisive.event == Outcome.NOT_FOUND:
         return Send()
-    again = standing.event in resend & RESENDABLE
-    if not (standing.is_about(row) or (again and standing.event in _NOT_TAKEN)):
-        return _conflict(row, standing, newest, resend)
-    is_to_be_voided = void_referral and row.is_whole and standing.void_outcome in _NOT_VOIDED
-    if again or is_to_be_voided or standing.event == Outcome.FAILED:
+    again = decisive.event in resend & RESENDABLE
+    if not (decisive.is_about(row) or (again and decisive.event in _NOT_TAKEN)):
+        return _conflict(row, decisive, newest, resend)
+    is_to_be_voided = void_referral and row.is_whole and decisive.void_outcome in _NOT_VOIDED
+    if again or is_to_be_voided or decisive.event == Outcome.FAILED:
         return Send()
     is_hidden = newest is not None and newest.event in NOTHING_HAPPENED | OF_THE_ROW
-    return Skip(standing, hidden_by=newest if is_hidden else None)
+    return Skip(decisive, hidden_by=newest if is_hidden else None)
 
 
 def _decide_doubt(row: Row, doubt: Entry, history: History, resend: AbstractSet[Outcome]) -> Decision:
@@ -130,9 +130,9 @@ def _decide_doubt(row: Row, doubt: Entry, history: History, resend: AbstractSet[
 
 def _decide_named(row: Row, history: History, now: datetime, writer: str) -> Decision:
     """Decide on a refund that was named to be sent again, and that Talkable does not have for certain."""
-    standing, doubts = history.standing, history.doubts
-    if standing and standing.writer == writer and not doubts:
-        return Skip(standing)
+    decisive, doubts = history.decisive, history.doubts
+    if decisive and decisive.writer == writer and not doubts:
+        return Skip(decisive)
     if row.is_whole:
         return Send()
     if until := history.sent_until(now):
@@ -145,8 +145,8 @@ def _decide_named(row: Row, history: History, now: datetime, writer: str) -> Dec
     # Whoever names it has looked the order up before this DAG run, not between two tries of its task.
     if any(doubt.is_of_this_task for doubt in doubts):
         return _in_doubt(history)
-    if standing and standing.event == Outcome.UNCONFIRMED and standing.is_of_this_task:
-        return Skip(standing)
+    if decisive and decisive.event == Outcome.UNCONFIRMED and decisive.is_of_this_task:
+        return Skip(decisive)
     return Send()
 
 
@@ -154,8 +154,8 @@ def _in_doubt(history: History, message: str = _IN_DOUBT) -> Note:
     """Hold a partial refund that Talkable may have, or may be about to get."""
     # After the last of them: a notice before one would not be about it.
     doubt = max(history.doubts, key=lambda entry: entry.entry_id, default=None)
-    standing = history.standing
-    if doubt and standing and standing.entry_id > doubt.entry_id:
+    decisive = history.decisive
+    if doubt and decisive and decisive.entry_id > doubt.entry_id:
         # A clock was behind. What is noted right after the doubt would be hidden by what stands.
         doubt = None
     return Note(Outcome.UNCONFIRMED, message, doubt)
@@ -165,8 +165,8 @@ def _conflict(row: Row, sent: Entry, newest: Entry | None, resend: AbstractSet[O
     if Outcome.CONFLICT in resend:
         return Send()
     message = (
-        f"This refund_key was sent before with {told(sent)} and came out as {sent.event}; the row now says "
-        f"{told(row)}, and was not sent: a further refund needs a refund_key of its own"
+        f"This refund_key was sent before with {in_words(sent)} and came out as {sent.event}; the row now "
+        f"says {in_words(row)}, and was not sent: a further refund needs a refund_key of its own"
     )
     return _note_once(Note(Outcome.CONFLICT, message), newest)
 
@@ -182,7 +182,7 @@ def _note_once(note: Note, newest: Entry | None) -> Decision:
     return note
 
 
-def told(refund: Row | Entry) -> str:
+def in_words(refund: Row | Entry) -> str:
     """What Talkable is told of a refund, in words."""
     subtotal, moment = refund.refund_subtotal, refund.refunded_at
     amount = "the whole order" if subtotal is None or refund.is_whole else in_digits(subtotal)

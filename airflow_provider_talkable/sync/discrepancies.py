@@ -11,7 +11,7 @@ from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralStatus, referral_of_origin
 from airflow_provider_talkable.protocol.rewards import KnownBy, Rewards, paid_rewards, payment_of
 from airflow_provider_talkable.protocol.values import in_digits
-from airflow_provider_talkable.sync.decisions import told
+from airflow_provider_talkable.sync.decisions import in_words
 from airflow_provider_talkable.sync.entries import HAS_IT, Entry, History, Settlement
 from airflow_provider_talkable.sync.rows import Row
 
@@ -65,10 +65,10 @@ class Discrepancy:
 
 def settled_entry(history: History) -> Entry | None:
     """The entry by which Talkable has the refund, if it has, and nothing newer is in doubt."""
-    standing = history.standing
-    if standing is None or history.doubt or standing.event not in HAS_IT:
+    decisive = history.decisive
+    if decisive is None or history.doubt or decisive.event not in HAS_IT:
         return None
-    return standing
+    return decisive
 
 
 def against_ledger(row: Row, history: History, *, is_doubtful_site: bool = False) -> list[Discrepancy]:
@@ -76,33 +76,34 @@ def against_ledger(row: Row, history: History, *, is_doubtful_site: bool = False
 
     :param is_doubtful_site: Whether Talkable knows no order of the site.
     """
-    standing, newest = history.standing, history.newest
+    decisive, newest = history.decisive, history.newest
     if row.problem:
         kind = Kind.REFUSED if row.problem is Outcome.INVALID else Kind.DIFFERENT
         return [Discrepancy(kind, row, row.message or "", newest)]
     if newest is None:
         return [Discrepancy(Kind.MISSING, row, "The ledger does not know this refund")]
-    if history.doubt or standing is None or standing.event in _OPEN:
-        entry = history.doubt or standing or newest
+    if history.doubt or decisive is None or decisive.event in _OPEN:
+        entry = history.doubt or decisive or newest
         return [Discrepancy(Kind.UNSETTLED, row, _why(entry), entry)]
-    if standing.event in (Outcome.REJECTED, Outcome.NOT_COUNTED):
-        return [Discrepancy(Kind.REFUSED, row, _why(standing), standing)]
-    if standing.event == Outcome.NOT_FOUND and is_doubtful_site:
+    if decisive.event in (Outcome.REJECTED, Outcome.NOT_COUNTED):
+        return [Discrepancy(Kind.REFUSED, row, _why(decisive), decisive)]
+    if decisive.event == Outcome.NOT_FOUND and is_doubtful_site:
         message = "Talkable knows no order of the site: are these its order numbers, is this the site?"
-        return [Discrepancy(Kind.UNSETTLED, row, message, standing)]
-    if standing.event == Outcome.NOT_FOUND:
+        return [Discrepancy(Kind.UNSETTLED, row, message, decisive)]
+    if decisive.event == Outcome.NOT_FOUND:
         # Where Talkable has no order it has no referral, and nobody to reward.
         return []
     found = []
-    if not standing.is_about(row):
+    if not decisive.is_about(row):
         message = (
-            f"Talkable was told {told(standing)}; the warehouse has {told(row)} under the same refund_key"
+            f"Talkable was told {in_words(decisive)}; the warehouse has {in_words(row)} under the same "
+            "refund_key"
         )
-        found.append(Discrepancy(Kind.DIFFERENT, row, message, standing))
-    elif standing.is_counted_otherwise:
-        found.append(Discrepancy(Kind.DIFFERENT, row, _counted(standing), standing))
-    if row.is_whole and standing.payment.paid:
-        found.append(Discrepancy(Kind.REWARDED, row, "The advocate was paid before the refund", standing))
+        found.append(Discrepancy(Kind.DIFFERENT, row, message, decisive))
+    elif decisive.is_counted_otherwise:
+        found.append(Discrepancy(Kind.DIFFERENT, row, _counted(decisive), decisive))
+    if row.is_whole and decisive.payment.paid:
+        found.append(Discrepancy(Kind.REWARDED, row, "The advocate was paid before the refund", decisive))
     return found
 
 

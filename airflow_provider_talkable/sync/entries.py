@@ -179,15 +179,15 @@ def counts_otherwise(counted: Decimal | None, told: Decimal | None) -> bool:
 class History:
     """What the entries of one key come to.
 
-    :param standing: The newest that says what Talkable made of it.
+    :param decisive: The newest that says what Talkable made of it.
     :param doubts: Each run's ``submitted`` after it, if nothing says what became of that.
-    :param noticed: The doubts of which another run has said that they are: the standing entry is its notice.
+    :param noticed: The doubts of which another run has said that they are: the decisive entry is its notice.
     :param newest: The newest entry of all.
     :param unanswered: Each run's ``submitted`` after which that run itself has written nothing; it may be
         alive whatever others have written.
     """
 
-    standing: Entry | None = None
+    decisive: Entry | None = None
     doubts: tuple[Entry, ...] = ()
     newest: Entry | None = None
     unanswered: tuple[Entry, ...] = ()
@@ -206,7 +206,7 @@ class History:
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> History:
         """Read the entries of one key, oldest first."""
-        standing = newest = None
+        decisive = newest = None
         doubts: dict[str, Entry] = {}
         unanswered: dict[str, Entry] = {}
         # A notice stands until the run that is in doubt says itself that it sent nothing, before it or after.
@@ -228,15 +228,15 @@ class History:
                 notices |= {writer: (doubt, newest) for writer, doubt in doubts.items()}
                 doubts.clear()
             elif newest.event in SETTLED:
-                standing = newest
+                decisive = newest
                 # Of a run that began after the refund was looked up it says nothing.
                 ended = (newest.settles or "").split()
                 doubts = {writer: doubt for writer, doubt in doubts.items() if doubt.entry_id not in ended}
                 notices = {writer: both for writer, both in notices.items() if both[0].entry_id not in ended}
             elif newest.event not in OF_THE_ROW:
-                standing = newest
+                decisive = newest
                 doubts.clear()
                 notices.clear()
         noticed = tuple(doubt for doubt, _ in notices.values())
-        standing = next((notice for _, notice in notices.values()), standing)
-        return cls(standing, tuple(doubts.values()), newest, tuple(unanswered.values()), noticed)
+        decisive = next((notice for _, notice in notices.values()), decisive)
+        return cls(decisive, tuple(doubts.values()), newest, tuple(unanswered.values()), noticed)

@@ -119,7 +119,7 @@ class Intake:
                 queue.decided.append(row)
                 if history.newest and history.newest.event in NOTHING_HAPPENED:
                     self._left_before[row.site_slug, row.refund_key] = history.newest.event
-                if earlier := history.doubt or history.standing:
+                if earlier := history.doubt or history.decisive:
                     self._records.repeated(row, earlier)
             case Note(outcome, message, doubt):
                 self._records.note(row, outcome, message, after=doubt.entry_id if doubt else None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from airflow_provider_talkable.client.concurrent import GRACE, Sender
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.errands import RefundErrand
+from airflow_provider_talkable.client.operations import RefundOperation
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.client.streaks import Streak
@@ -118,7 +118,7 @@ class RefundSync:
             config,
             policy,
             pace,
-            RefundErrand(fetch_referral=rules.fetch_referral, void_referral=rules.void_referral),
+            RefundOperation(fetch_referral=rules.fetch_referral, void_referral=rules.void_referral),
             new_judge=lambda site_slug: Streak(site_slug, abort_after=rules.abort_after).judge,
         )
         self._max_in_flight = pace.max_in_flight

@@ -17,8 +17,8 @@ from airflow_provider_talkable.protocol.values import in_digits
 from airflow_provider_talkable.sync.columns import Key, in_utc
 from airflow_provider_talkable.sync.entries import HAS_IT, SUBMITTED, Entry, History, Settlement
 from airflow_provider_talkable.sync.ledger import Ledger
+from airflow_provider_talkable.sync.overview import Period, is_newest
 from airflow_provider_talkable.sync.rows import Row
-from airflow_provider_talkable.sync.standing import Period, is_newest
 
 _AT_A_TIME = 500  # keys in one statement
 _SHOWN = (
@@ -186,7 +186,7 @@ def _known(ledger: Ledger, refund_key: str, site_slug: str | None) -> tuple[Row,
         )
     key: Key = (sites[0], refund_key)
     history = ledger.histories([Row(*key, "")])[key]
-    entry = history.doubt or history.standing or history.newest
+    entry = history.doubt or history.decisive or history.newest
     if entry is None:
         raise InvalidRefund.of("refund_key", refund_key, "has just been deleted from the ledger")
     return (
@@ -203,20 +203,20 @@ def _check(row: Row, history: History, now: datetime) -> None:
         )
         error.retry_after = (until - now).total_seconds()
         raise error
-    standing = history.standing
-    if standing and not history.doubts and standing.event in HAS_IT - {Settlement.REFUNDED}:
+    decisive = history.decisive
+    if decisive and not history.doubts and decisive.event in HAS_IT - {Settlement.REFUNDED}:
         raise TalkableError(
-            f"{_named(row)}: Talkable itself has answered that it has this refund ({standing.event}); there "
+            f"{_named(row)}: Talkable itself has answered that it has this refund ({decisive.event}); there "
             "is nothing to settle"
         )
 
 
 def _in_question(history: History) -> Entry | None:
     """The entry of which nobody knows whether Talkable has its refund."""
-    standing = history.standing
+    decisive = history.decisive
     if history.doubt:
         return history.doubt
-    return standing if standing and standing.event == Outcome.UNCONFIRMED else None
+    return decisive if decisive and decisive.event == Outcome.UNCONFIRMED else None
 
 
 def _of(table: Table, site_slug: str | None) -> Iterator[ColumnElement[bool]]:

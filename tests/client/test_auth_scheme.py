@@ -10,7 +10,7 @@ import pytest
 from airflow_provider_talkable import Refund
 from airflow_provider_talkable.client.concurrent import send_many
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.errands import RefundErrand
+from airflow_provider_talkable.client.operations import RefundOperation
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.hooks.talkable import TalkableAsyncHook, TalkableHook
@@ -87,11 +87,11 @@ def test_no_refund_of_many_fails_by_the_first_scheme(sandboxes: Sandboxes) -> No
     config = ClientConfig.parse(host=sandbox.url, api_key=KEY)
     refunds = [a_refund(n, 5) for n in range(40)]
     pace = Pace(max_in_flight=8, initial_rate=None)
-    results = list(send_many(config, RetryPolicy(), pace, RefundErrand(), refunds))
+    results = list(send_many(config, RetryPolicy(), pace, RefundOperation(), refunds))
     assert {result.outcome for result in results} == {"refunded"}
     # Those that were under way before the first was answered.
     assert schemes(sandbox).count("Basic") <= 8
-    assert list(send_many(config, RetryPolicy(), pace, RefundErrand(), [a_refund(0, 5)]))
+    assert list(send_many(config, RetryPolicy(), pace, RefundOperation(), [a_refund(0, 5)]))
     assert schemes(sandbox)[-1] == "Bearer"
 
 

@@ -16,7 +16,7 @@ from airflow_provider_talkable import Outcome, Refund, RefundResult, TalkableAut
 from airflow_provider_talkable.client import concurrent
 from airflow_provider_talkable.client.concurrent import Sender, send_many
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.errands import RefundErrand
+from airflow_provider_talkable.client.operations import RefundOperation
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Canned, Dials, Sandbox
@@ -39,7 +39,7 @@ def send(
     sandbox: Sandbox, refunds: Iterator[Refund] | list[Refund], pace: Pace = AT_ONCE, *, key: str = KEY
 ) -> Iterator[RefundResult]:
     config = ClientConfig.parse(host=sandbox.url, api_key=key)
-    return send_many(config, RetryPolicy(), pace, RefundErrand(), refunds)
+    return send_many(config, RetryPolicy(), pace, RefundOperation(), refunds)
 
 
 def sender(
@@ -47,7 +47,7 @@ def sender(
 ) -> Sender[str, Refund, RefundResult]:
     config = ClientConfig.parse(host=sandbox.url, api_key=KEY)
     policy = RetryPolicy(throttle_patience=throttle_patience)
-    return Sender(config, policy, pace, RefundErrand(), **more)
+    return Sender(config, policy, pace, RefundOperation(), **more)
 
 
 def test_a_reason_to_stop_lets_what_is_on_the_wire_end(sandbox: Sandbox) -> None:
@@ -60,7 +60,7 @@ def test_a_reason_to_stop_lets_what_is_on_the_wire_end(sandbox: Sandbox) -> None
     def reason() -> str | None:
         return "enough" if len(sandbox.requests) == 4 else None
 
-    sending = send_many(config, RetryPolicy(), pace, RefundErrand(), refunds, reason_to_stop=reason)
+    sending = send_many(config, RetryPolicy(), pace, RefundOperation(), refunds, reason_to_stop=reason)
     # Sixteen are taken at a time.
     found = Counter(next(sending).outcome for _ in range(16))
     assert found == {Outcome.REFUNDED: 4, Outcome.ABORTED: 12}
@@ -82,7 +82,7 @@ def test_what_does_not_end_in_time_after_a_reason_to_stop_is_given_up(
         config,
         RetryPolicy(),
         pace,
-        RefundErrand(),
+        RefundOperation(),
         refunds,
         reason_to_stop=lambda: "enough" if len(sandbox.requests) == 2 else None,
     )
@@ -343,7 +343,7 @@ def test_what_was_taken_and_not_sent_when_there_is_a_reason_to_stop_is_aborted(s
         config,
         RetryPolicy(),
         Pace(max_in_flight=3, initial_rate=None),
-        RefundErrand(),
+        RefundOperation(),
         refunds,
         reason_to_stop=lambda: "the ship sinks" if len(sandbox.requests) >= 3 else None,
     )
@@ -359,7 +359,7 @@ def test_what_is_cancelled_before_there_is_a_connection_is_aborted() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         # It never answers the TLS handshake.
         config = ClientConfig.parse(host=f"https://127.0.0.1:{silent.getsockname()[1]}", api_key=KEY)
-        with Sender[str, Refund, RefundResult](config, RetryPolicy(), AT_ONCE, RefundErrand()) as sending:
+        with Sender[str, Refund, RefundResult](config, RetryPolicy(), AT_ONCE, RefundOperation()) as sending:
             sending.put([("A", refund)])
             accepted, _ = silent.accept()
             assert sending.take(until=0, timeout=0.2) == []

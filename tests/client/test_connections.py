@@ -16,7 +16,7 @@ import pytest
 from airflow_provider_talkable import Outcome, Refund
 from airflow_provider_talkable.client.concurrent import send_many
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.errands import RefundErrand
+from airflow_provider_talkable.client.operations import RefundOperation
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.client.sync import TalkableClient
@@ -59,7 +59,7 @@ def test_a_server_that_closes_without_a_word_leaves_nothing_in_doubt(partial: bo
     with Peer(closing_after(lambda: chance.randint(1, 5))) as peer:
         config = ClientConfig.parse(host=f"http://{peer.address}", api_key=KEY)
         pace = Pace(initial_rate=None)
-        results = list(send_many(config, RetryPolicy(), pace, RefundErrand(), refunds))
+        results = list(send_many(config, RetryPolicy(), pace, RefundOperation(), refunds))
     assert Counter(result.outcome for result in results) == {Outcome.REFUNDED: 1_000}
     if partial:
         assert Counter(map(slug_of, peer.requests)) == {f"order-{n}": 1 for n in range(1_000)}

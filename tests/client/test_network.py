@@ -26,8 +26,8 @@ from sqlalchemy.engine import URL, Engine
 from airflow_provider_talkable import Refund
 from airflow_provider_talkable.client.concurrent import send_many
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.errands import RefundErrand
 from airflow_provider_talkable.client.failures import MAX_BODY_BYTES
+from airflow_provider_talkable.client.operations import RefundOperation
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.client.sync import TalkableClient
@@ -299,7 +299,7 @@ def refund(request: pytest.FixtureRequest, sqlite: URL, engines: Callable[[URL],
             with Asynchronous(config, policy, Waits()) as asynchronous:
                 result = asynchronous.refund(refund)
         else:
-            [result] = send_many(config, policy, Pace(), RefundErrand(), [refund])
+            [result] = send_many(config, policy, Pace(), RefundOperation(), [refund])
         return result.outcome.value, result.error_message or ""
 
     return once

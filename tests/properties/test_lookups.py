@@ -69,7 +69,7 @@ def facts(history: History) -> dict[str, Any]:
 
     alive = tuple(entry for entry in history.unanswered if entry.sent_until > datetime.now(UTC))
     return {
-        "standing": history.standing and history.standing.entry_id,
+        "decisive": history.decisive and history.decisive.entry_id,
         "newest": history.newest and history.newest.entry_id,
         "doubts": ids(history.doubts),
         "noticed": ids(history.noticed),
@@ -128,5 +128,5 @@ def test_a_look_up_reads_what_a_decision_needs(
         return of(kept)
 
     monkeypatch.setattr(History, "of", counted)
-    assert ledger.histories([Row("my-store", "r", "A")])["my-store", "r"].standing
+    assert ledger.histories([Row("my-store", "r", "A")])["my-store", "r"].decisive
     assert read[0] <= 7

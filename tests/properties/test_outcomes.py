@@ -18,8 +18,8 @@ from airflow_provider_talkable import Outcome, Refund, RefundResult
 from airflow_provider_talkable.client import pacing, retries
 from airflow_provider_talkable.client.concurrent import send_many
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.errands import RefundErrand
 from airflow_provider_talkable.client.lanes import Lane
+from airflow_provider_talkable.client.operations import RefundOperation
 from airflow_provider_talkable.client.pacing import Pace, Pacer
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Canned, Dials, Fault, Reset, Sandbox, Truncated
@@ -102,7 +102,7 @@ def sandbox() -> Iterator[Sandbox]:
 def send(sandbox: Sandbox, refunds: list[Refund], at_once: int) -> list[RefundResult]:
     config = ClientConfig.parse(host=sandbox.url, api_key=sandbox.api_key)
     pace = Pace(max_in_flight=at_once, initial_rate=None)
-    return list(send_many(config, RetryPolicy(max_attempts=3), pace, RefundErrand(), refunds))
+    return list(send_many(config, RetryPolicy(max_attempts=3), pace, RefundOperation(), refunds))
 
 
 def times_refunded(sandbox: Sandbox, refund: Refund) -> int:

@@ -24,9 +24,9 @@ from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.sync.columns import columns
 from airflow_provider_talkable.sync.database_errors import is_gone, is_missing_table
 from airflow_provider_talkable.sync.ledger import Ledger
+from airflow_provider_talkable.sync.overview import Period, is_newest, overview_of
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.settling import unconfirmed
-from airflow_provider_talkable.sync.standing import Period, is_newest, standing
 from airflow_provider_talkable.sync.tables import OwnTable
 
 NAME = "talkable_refund_ledger"
@@ -176,9 +176,9 @@ def test_refunds_are_counted_to_the_letter_where_a_database_folds_them(folding: 
     rows = [Row("my-store", key, "A") for key in ("abc", "ABC", "abc ", "\u00e4bc")]
     for row, outcome in zip(rows, list(Outcome)[:4], strict=True):
         folding.append([folding.outcome(row, RefundResult("A", outcome))])
-    stands = standing(folding, Period(), limit=10)
-    assert stands.refunds == 4
-    assert {failure["refund_key"] for failure in stands.failures} == {
+    overview = overview_of(folding, Period(), limit=10)
+    assert overview.refunds == 4
+    assert {failure["refund_key"] for failure in overview.failures} == {
         row.refund_key for row, outcome in zip(rows, list(Outcome)[:4], strict=True) if not outcome.is_success
     }
     assert unconfirmed(folding) == []

@@ -141,7 +141,7 @@ def test_what_is_settled(entries: list[Entry], is_settled: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("subtotal", "standing", "asked"),
+    ("subtotal", "decisive", "asked"),
     [
         (None, entry("refunded", referral_id="7", ad_rewarded=False), True),
         (None, entry("refunded"), True),
@@ -151,8 +151,8 @@ def test_what_is_settled(entries: list[Entry], is_settled: bool) -> None:
     ],
     ids=["its referral is known", "nothing is known", "it has none", "it is not settled", "it is partial"],
 )
-def test_what_talkable_is_asked_about(subtotal: str | None, standing: Entry | None, asked: bool) -> None:
-    assert is_to_be_asked(row(subtotal), standing) is asked
+def test_what_talkable_is_asked_about(subtotal: str | None, decisive: Entry | None, asked: bool) -> None:
+    assert is_to_be_asked(row(subtotal), decisive) is asked
 
 
 def test_a_row_with_a_problem_is_not_asked_about() -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL, Engine
 from airflow_provider_talkable.client import friends
 from airflow_provider_talkable.client.asynchronous import AsyncTalkableClient
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.errands import RefundErrand
+from airflow_provider_talkable.client.operations import RefundOperation
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.protocol.refund import Refund
@@ -212,10 +212,10 @@ def ask(sandbox: Sandbox, *slugs: str, at_once: bool) -> list[Any]:
     """Refund orders with one client and return their referrals."""
 
     async def run_all() -> list[Any]:
-        errand = RefundErrand(fetch_referral=True)
+        operation = RefundOperation(fetch_referral=True)
         config = ClientConfig.parse(host=sandbox.url, api_key=KEY)
         async with AsyncTalkableClient(config) as client:
-            runs = [errand.run(client, Refund.parse(slug, site_slug="my-store")) for slug in slugs]
+            runs = [operation.run(client, Refund.parse(slug, site_slug="my-store")) for slug in slugs]
             results = await asyncio.gather(*runs) if at_once else [await run for run in runs]
         return [result.referral for result in results]
 

@@ -11,7 +11,7 @@ from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable.client.concurrent import Sender
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.errands import FriendErrand
+from airflow_provider_talkable.client.operations import FriendOperation
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox.talkable import Generation
@@ -46,7 +46,7 @@ def reconcile(shop: Shop) -> ReconcileSummary:
     config = ClientConfig.parse(host=shop.sandbox.url, api_key=shop.sandbox.api_key)
     with Snapshot() as snapshot:
         snapshot.fill(rows_of(connect_of(shop.engine), SQL, site_slug="my-store", more=REPORT_COLUMNS))
-        asking: Any = Sender(config, RetryPolicy(), Pace(initial_rate=None), FriendErrand())
+        asking: Any = Sender(config, RetryPolicy(), Pace(initial_rate=None), FriendOperation())
         reconciliation = Reconciliation(snapshot, ledger, report, asking)
         assert reconciliation.run() is None
     return reconciliation.summary

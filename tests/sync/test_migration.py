@@ -16,9 +16,9 @@ from airflow_provider_talkable import LedgerError
 from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.sync import tables
 from airflow_provider_talkable.sync.ledger import Ledger
+from airflow_provider_talkable.sync.overview import Period, overview_of
 from airflow_provider_talkable.sync.reconcile import Report
 from airflow_provider_talkable.sync.rows import Row
-from airflow_provider_talkable.sync.standing import Period, standing
 from tests.shop import Shop
 
 ENTRIES = 100_000
@@ -109,14 +109,14 @@ def test_a_ledger_of_100_000_entries_is_migrated_and_read_right(engine: Engine, 
     assert columns_of(engine, "talkable_refund_ledger") == {column.name for column in ledger._table.columns}
     indexes = inspect(engine).get_indexes("talkable_refund_ledger")
     assert sorted(index["column_names"] for index in indexes) == [["logged_at"], ["origin_slug"]]
-    stands = standing(ledger, Period(), limit=0)
-    assert stands.refunds == ENTRIES
-    assert stands.events["refunded"] == 6 * ENTRIES // 10
+    overview = overview_of(ledger, Period(), limit=0)
+    assert overview.refunds == ENTRIES
+    assert overview.events["refunded"] == 6 * ENTRIES // 10
     # Only the first of the ten kinds was paid and whole; a reward of a pending referral is not paid.
-    assert stands.rewarded == ENTRIES // 10
+    assert overview.rewarded == ENTRIES // 10
     rows = [Row("my-store", f"r{n}", f"order-{n}") for n in range(10)]
     histories = ledger.histories(rows)
-    late = [histories["my-store", f"r{n}"].standing for n in range(7)]
+    late = [histories["my-store", f"r{n}"].decisive for n in range(7)]
     assert [entry and entry.late for entry in late] == [True, False, False, False, None, False, None]
     assert {key: len(taken) for key, taken in ledger.orders(rows).items()} == {
         ("my-store", f"order-{n}"): 1 for n in range(7)
@@ -166,7 +166,7 @@ def test_to_read_it_nothing_is_changed(engine: Engine) -> None:
     before = columns_of(engine, "talkable_refund_ledger")
     ledger = Ledger(engine)
     assert ledger.open(create=False)
-    assert standing(ledger, Period(), limit=0).rewarded == 1
+    assert overview_of(ledger, Period(), limit=0).rewarded == 1
     rows = [Row("my-store", f"r{n}", f"order-{n}") for n in range(10)]
     assert len(ledger.histories(rows)) == 10
     assert len(ledger.orders(rows)) == 7
@@ -256,8 +256,8 @@ def test_a_period_is_looked_up_by_the_index(engine: Engine) -> None:
         with engine.begin() as connection:
             connection.exec_driver_sql("ANALYZE talkable_refund_ledger")
     asked = plans(engine)
-    stands = standing(ledger, Period(since=datetime(2026, 6, 1, tzinfo=UTC)), limit=1)
-    assert stands.events == {"submitted": 1}
+    overview = overview_of(ledger, Period(since=datetime(2026, 6, 1, tzinfo=UTC)), limit=1)
+    assert overview.events == {"submitted": 1}
     assert "talkable_refund_ledger_logged_at" in " ".join(asked)
 
 

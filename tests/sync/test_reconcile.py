@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL, Engine
 from airflow_provider_talkable import LedgerError
 from airflow_provider_talkable.client.concurrent import Sender
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.errands import FriendErrand
+from airflow_provider_talkable.client.operations import FriendOperation
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Canned, Sandbox
@@ -58,7 +58,7 @@ def reconcile(
         snapshot.fill(rows_of(connect_of(shop.engine), sql, site_slug="my-store", more=REPORT_COLUMNS))
         asking: Asking | None = None
         if ask:
-            asking = Sender(config, policy or RetryPolicy(), UNPACED, FriendErrand())
+            asking = Sender(config, policy or RetryPolicy(), UNPACED, FriendOperation())
         reconciliation = Reconciliation(snapshot, ledger, report, asking)
         failure = reconciliation.run()
     assert bool(failure) is bool(reconciliation.summary.unanswered)

@@ -18,9 +18,9 @@ from airflow_provider_talkable.sync.discrepancies import Kind, against_ledger, s
 from airflow_provider_talkable.sync.entries import Settlement
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.liveness import longest_sending
+from airflow_provider_talkable.sync.overview import Period, overview_of
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.settling import entries_of, settle, unconfirmed
-from airflow_provider_talkable.sync.standing import Period, standing
 from tests.conftest import Sandboxes
 from tests.shop import Shop
 
@@ -226,10 +226,10 @@ def test_the_order_is_judged_by_it(shop: Shop) -> None:
 def test_it_is_counted_and_reconciled_as_what_it_is(shop: Shop) -> None:
     say(shop, "a", REFUNDED)
     say(shop, "b", NOT_REFUNDED)
-    stands = standing(opened(shop), Period(), limit=10)
-    assert stands.events == {"settled_not_refunded": 1, "settled_refunded": 1, "unconfirmed": 1}
-    assert stands.failed == 2
-    assert {failure["event"] for failure in stands.failures} == {"settled_not_refunded", "unconfirmed"}
+    overview = overview_of(opened(shop), Period(), limit=10)
+    assert overview.events == {"settled_not_refunded": 1, "settled_refunded": 1, "unconfirmed": 1}
+    assert overview.failed == 2
+    assert {failure["event"] for failure in overview.failures} == {"settled_not_refunded", "unconfirmed"}
     rows = [Row("my-store", key, key.upper(), refund_subtotal=Decimal("5.0000")) for key in "abc"]
     histories = opened(shop).histories(rows)
     kinds = [

@@ -9,10 +9,10 @@ from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable import TalkableError, TalkableOriginNotFound
 from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
+from airflow_provider_talkable.sync.overview import Period, overview_of
 from airflow_provider_talkable.sync.preview import preview
 from airflow_provider_talkable.sync.query import rows_of
 from airflow_provider_talkable.sync.snapshot import Snapshot
-from airflow_provider_talkable.sync.standing import Period, standing
 from tests.shop import SQL, Shop, connect_of
 
 FIFTY = [f"order-{n}" for n in range(50)]
@@ -113,4 +113,4 @@ def test_on_another_database(postgres: URL, engines: Callable[[URL], Engine], sh
     assert sync(other) is not None
     ledger = Ledger(other.engine)
     ledger.open()
-    assert standing(ledger, Period(), limit=0).events == {"not_found": 50}
+    assert overview_of(ledger, Period(), limit=0).events == {"not_found": 50}

@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL, Engine
 from airflow_provider_talkable import Refund, RefundResult
 from airflow_provider_talkable.client.concurrent import Sender
 from airflow_provider_talkable.client.config import ClientConfig
-from airflow_provider_talkable.client.errands import RefundErrand
+from airflow_provider_talkable.client.operations import RefundOperation
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Canned, Dripped, Sandbox
@@ -138,8 +138,8 @@ def test_what_is_stopped_while_it_voids_is_aborted(shop: Shop) -> None:
     shop.sandbox.dials.next(None, Dripped())
     config = ClientConfig.parse(host=shop.sandbox.url, api_key=KEY)
     refunds = [Refund("my-store", slug) for slug in "AB"]
-    errand = RefundErrand(void_referral=True)
-    with Sender[str, Refund, RefundResult](config, RetryPolicy(), ONE_BY_ONE, errand) as sender:
+    operation = RefundOperation(void_referral=True)
+    with Sender[str, Refund, RefundResult](config, RetryPolicy(), ONE_BY_ONE, operation) as sender:
         sender.put((refund.origin_slug, refund) for refund in refunds)
         wait_until(lambda: asked(shop.sandbox) == ["refund", "referral"])
         sender.cancel()

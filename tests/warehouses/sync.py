@@ -14,12 +14,12 @@ from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.sync.ledger import Ledger
+from airflow_provider_talkable.sync.overview import Period, overview_of
 from airflow_provider_talkable.sync.query import rows_of
 from airflow_provider_talkable.sync.reconcile import Reconciliation, Report
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.run import RefundSync, Rules
 from airflow_provider_talkable.sync.snapshot import Snapshot
-from airflow_provider_talkable.sync.standing import Period, standing
 from airflow_provider_talkable.sync.summary import Summary
 
 
@@ -83,4 +83,4 @@ class Shop:
 
     def counted(self) -> dict[str, int]:
         """What the command line counts."""
-        return standing(self.ledger(), Period("my-store"), limit=20).events
+        return overview_of(self.ledger(), Period("my-store"), limit=20).events

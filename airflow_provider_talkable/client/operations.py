@@ -23,7 +23,7 @@ R = TypeVar("R", contravariant=True)
 S = TypeVar("S", covariant=True)
 
 
-class Errand(Protocol[R, S]):
+class Operation(Protocol[R, S]):
     """A kind of request, and what its results are, whatever ends it."""
 
     async def run(self, client: AsyncTalkableClient, request: R, /) -> S:
@@ -36,7 +36,7 @@ class Errand(Protocol[R, S]):
         """The result of a request that was not sent because an error stopped the run before it."""
 
 
-class RefundErrand:
+class RefundOperation:
     """Refunds.
 
     :param fetch_referral: Ask for the referral where the answer carries the origin instead.
@@ -79,7 +79,7 @@ class RefundErrand:
         return RefundResult.not_tried(request, error)
 
 
-class ReferralErrand:
+class ReferralOperation:
     """Changes of referrals' statuses."""
 
     async def run(self, client: AsyncTalkableClient, request: ReferralUpdate) -> ReferralResult:
@@ -99,7 +99,7 @@ class ReferralErrand:
         return ReferralResult.not_tried(request, error)
 
 
-class FriendErrand:
+class FriendOperation:
     """Questions, by site and e-mail address, for the referrals of a friend."""
 
     def __init__(self) -> None:

@@ -38,7 +38,7 @@ class Period:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class Overview:
     """How the refunds of a period stand.
 
     :param events: How many there are by the event of their newest entry: an outcome, what a person has
@@ -63,7 +63,7 @@ class Standing:
         return self.refunds - sum(self.events.get(success, 0) for success in _SUCCESSES)
 
 
-def standing(ledger: Ledger, period: Period, *, limit: int) -> Standing:
+def overview_of(ledger: Ledger, period: Period, *, limit: int) -> Overview:
     """Read how the refunds of a period stand.
 
     A refund whose newest entry is later than the period is not among them, whatever had become of it
@@ -74,7 +74,7 @@ def standing(ledger: Ledger, period: Period, *, limit: int) -> Standing:
     :raises LedgerError: if the database does not let it, or is gone for too long.
     """
 
-    def read(connection: Connection, table: Table) -> Standing:
+    def read(connection: Connection, table: Table) -> Overview:
         newest = and_(*is_newest(table, period, connection.dialect))
         event = table.columns.event
         facts = facts_of_a_reward(ledger)
@@ -92,7 +92,7 @@ def standing(ledger: Ledger, period: Period, *, limit: int) -> Standing:
         for name, *values, count in connection.execute(counts):
             events[name] += count
             late += count if name in _SUCCESSES and is_late_by(*values) else 0
-        return Standing(
+        return Overview(
             events=dict(sorted(events.items(), key=lambda item: (-item[1], item[0]))),
             rewarded=late,
             failures=[_failure(row) for row in connection.execute(failures)],

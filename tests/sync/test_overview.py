@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable.sync.ledger import Ledger
-from airflow_provider_talkable.sync.standing import Period, Standing, standing
+from airflow_provider_talkable.sync.overview import Overview, Period, overview_of
 
 NOON = datetime(2026, 1, 10, 12, tzinfo=UTC)
 Write = Callable[..., None]
-Read = Callable[..., Standing]
+Read = Callable[..., Overview]
 
 
 @pytest.fixture
@@ -44,16 +44,16 @@ def write(ledger: Ledger) -> Write:
 
 @pytest.fixture
 def read(ledger: Ledger) -> Read:
-    def read(limit: int = 10, **period: Any) -> Standing:
-        return standing(ledger, Period(**period), limit=limit)
+    def read(limit: int = 10, **period: Any) -> Overview:
+        return overview_of(ledger, Period(**period), limit=limit)
 
     return read
 
 
 def test_of_an_empty_ledger_there_is_nothing_to_tell(read: Read) -> None:
-    stands = read()
-    assert stands == Standing({}, 0, [])
-    assert (stands.refunds, stands.failed) == (0, 0)
+    overview = read()
+    assert overview == Overview({}, 0, [])
+    assert (overview.refunds, overview.failed) == (0, 0)
 
 
 def test_each_refund_counts_once_by_its_newest_entry(write: Write, read: Read) -> None:
@@ -65,14 +65,14 @@ def test_each_refund_counts_once_by_its_newest_entry(write: Write, read: Read) -
     write("already_refunded", "c", 2)
     write("refunded", "d", 2)
     write("rejected", "d", 1, site="other")
-    stands = read()
-    assert list(stands.events.items()) == [
+    overview = read()
+    assert list(overview.events.items()) == [
         ("refunded", 2),
         ("already_refunded", 1),
         ("rejected", 1),
         ("submitted", 1),
     ]
-    assert (stands.refunds, stands.failed) == (5, 2)
+    assert (overview.refunds, overview.failed) == (5, 2)
     assert read(site_slug="other").events == {"rejected": 1}
 
 
@@ -94,10 +94,10 @@ def test_the_newest_failures_come_first_and_the_limit_cuts_the_oldest(write: Wri
     for minutes in (2, 1, 3):
         write("failed", f"r{minutes}", minutes)
     assert [failure["refund_key"] for failure in read().failures] == ["r3", "r2", "r1"]
-    stands = read(limit=2)
-    assert [failure["refund_key"] for failure in stands.failures] == ["r3", "r2"]
-    assert stands.failed == 3
-    assert read(limit=0) == Standing({"failed": 3}, 0, [])
+    overview = read(limit=2)
+    assert [failure["refund_key"] for failure in overview.failures] == ["r3", "r2"]
+    assert overview.failed == 3
+    assert read(limit=0) == Overview({"failed": 3}, 0, [])
 
 
 def test_late_is_what_was_refunded_after_the_reward(write: Write, read: Read) -> None:
@@ -121,9 +121,9 @@ def test_a_period_begins_with_its_first_moment_and_ends_before_its_last(write: W
         write("failed", f"r{minutes}", minutes)
 
     def keys(**period: datetime) -> list[str]:
-        stands = read(**period)
-        keys = sorted(failure["refund_key"] for failure in stands.failures)
-        assert stands.events == ({"failed": len(keys)} if keys else {})
+        overview = read(**period)
+        keys = sorted(failure["refund_key"] for failure in overview.failures)
+        assert overview.events == ({"failed": len(keys)} if keys else {})
         return keys
 
     one = NOON + timedelta(minutes=1)
