@@ -9,10 +9,10 @@ from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
-from sqlalchemy import Select, String, and_, bindparam, case, cast, distinct, func, literal, null, or_, select
+from sqlalchemy import String, and_, bindparam, case, cast, distinct, func, literal, null, or_, select
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy.sql import ColumnElement, Select
 from sqlalchemy.sql.selectable import ScalarSelect
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
