@@ -183,12 +183,17 @@ class OwnTable:
         nothing = select(text("*")).select_from(self.table).where(text("1 = 0"))
         try:
             with self.engine.connect() as connection:
-                names = connection.execute(nothing).keys()
-            return {name.lower() for name in names}
+                names = list(connection.execute(nothing).keys())
         except DBAPIError as error:
             if is_missing_table(error):
                 return None
             raise
+        # Not every driver names the columns of a result without rows.
+        names = names or [
+            column["name"]
+            for column in inspect(self.engine).get_columns(self.table.name, schema=self.table.schema)
+        ]
+        return {name.lower() for name in names}
 
     def _lacking(self, names: set[str]) -> list[Column[Any]]:
         return [column for column in self.table.columns if column.name not in names]
