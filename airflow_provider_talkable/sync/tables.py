@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from sqlalchemy import Column, Index, MetaData, Table, inspect, select, text
 from sqlalchemy.engine import Dialect, Engine
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, NoSuchTableError, SQLAlchemyError
 from sqlalchemy.schema import CreateColumn, CreateIndex
 from sqlalchemy.sql import quoted_name
 from sqlalchemy.sql.elements import TextClause
@@ -188,12 +189,14 @@ class OwnTable:
             if is_missing_table(error):
                 return None
             raise
-        # Not every driver names the columns of a result without rows.
-        names = names or [
-            column["name"]
-            for column in inspect(self.engine).get_columns(self.table.name, schema=self.table.schema)
-        ]
-        return {name.lower() for name in names}
+        # BigQuery's driver names no columns of a result without rows, nor says before that there is no table.
+        with suppress(NoSuchTableError):
+            names = names or self._reflected_names()
+        return {name.lower() for name in names} or None
+
+    def _reflected_names(self) -> list[str]:
+        found = inspect(self.engine).get_columns(self.table.name, schema=self.table.schema)
+        return [column["name"] for column in found]
 
     def _lacking(self, names: set[str]) -> list[Column[Any]]:
         return [column for column in self.table.columns if column.name not in names]
