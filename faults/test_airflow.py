@@ -270,6 +270,8 @@ def test_a_component_restarted_while_the_task_is_deferred(
     sandbox.dials = Dials(rate_limit=0.001, burst=50)
     airflow.command("dags", "trigger", "deferred")
     airflow.wait_for({"deferred"}, dag_id="deferred")
+    # The task's process tells Airflow more for a moment, and the task fails where nobody listens then.
+    time.sleep(5)
     airflow.kill(component)
     time.sleep(3)
     airflow.start(component, *(("--port", str(airflow.port)) if component == "api-server" else ()))

@@ -277,7 +277,8 @@ async def _in_part(
 def _afterwards(request: web.BaseRequest, fault: Fault, status: int, text: bytes) -> None:
     """Do to the connection what is to be done once the answer is on its way."""
     transport = request.transport
-    assert isinstance(transport, asyncio.Transport)
+    if not isinstance(transport, asyncio.Transport):
+        return  # whoever asked is gone
     loop = asyncio.get_running_loop()
     if isinstance(fault, Closed):
         loop.call_later(_SOON, transport.close)
