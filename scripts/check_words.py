@@ -13,7 +13,7 @@ INSTEAD = {
     r"mend(s|ed|ing)?": "fix",
     r"lest": "so that … not",
     r"(hear|hears|heard|hearing) of": "know, learn, receive",
-    r"operations?": "request, call",
+    r"errands?": "request, call",
     r"whither": "where",
     r"told": "is notified, gets, is known; 'unless set otherwise'",
     r"(tell|tells|told) apart": "distinguish",
