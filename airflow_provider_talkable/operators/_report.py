@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from airflow_provider_talkable.operators._ignored import IGNORE_ADVICE
 from airflow_provider_talkable.protocol.errors import TalkableError, TalkableOriginNotFound, printable
-from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.protocol.outcomes import SUSPICIOUS, Outcome
 from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.referrals import ReferralResult
 from airflow_provider_talkable.protocol.results import RefundResult
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SHOWN_LOSSES = 20
-# So many orders of which Talkable knows none are no accident.
-SUSPICIOUS = 50
 
 Results = Sequence[RefundResult | ReferralResult]
 

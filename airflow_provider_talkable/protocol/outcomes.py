@@ -2,6 +2,9 @@
 
 from enum import StrEnum
 
+SUSPICIOUS = 50
+"""So many orders of which Talkable knows none are no accident."""
+
 
 class Outcome(StrEnum):
     """The one word that says what became of a refund.

@@ -42,7 +42,7 @@ class Skip:
     :param entry: What settled it. Of an entry of the same task in the same DAG run the outcome
         counts as this run's: a retry must not turn a failure into a success.
     :param hidden_by: The newest entry, if it says less, as that of a run that gave way, or of a row that was
-        mended since: the ledger is told again what settled it.
+        fixed since: the ledger gets what settled it once more.
     """
 
     entry: Entry

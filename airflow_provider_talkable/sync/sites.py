@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from airflow_provider_talkable.protocol.errors import TalkableError, TalkableOriginNotFound, printable
-from airflow_provider_talkable.protocol.outcomes import Outcome
+from airflow_provider_talkable.protocol.outcomes import SUSPICIOUS, Outcome
 from airflow_provider_talkable.sync.ledger import Ledger
-
-SUSPICIOUS = 50
-"""So many unknown orders of a site of which no refund was ever taken are no accident."""
 
 
 class Sites:

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 _LONGEST_POLL = 60.0  # seconds
 _LONGEST_DEFERRAL = 6 * 3600.0
-# The scheduler takes some seconds to hear of the end of the process that deferred. A task resumed before
+# The scheduler takes some seconds to notice the end of the process that deferred. A task resumed before
 # that, Airflow up to 3.3 takes for one killed from outside, and fails it:
 # https://github.com/apache/airflow/issues/72716
 _SHORTEST_POLL = 10.0
