@@ -22,7 +22,8 @@ from airflow_provider_talkable.protocol.rewards import NO_REFERRAL, UNKNOWN, Pay
 
 _DOUBT = (
     "Talkable may have taken this partial refund and might count a repeat again: look the order up in "
-    "Talkable and, if it is not refunded there, refund it in a new run"
+    "Talkable; if a ledger keeps this refund, settle it there with 'airflow talkable ledger settle', else "
+    "send it in a new run if Talkable does not have it"
 )
 
 

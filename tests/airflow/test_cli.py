@@ -179,6 +179,14 @@ MISUSES = {
         "--order-subtotal=5: goes with one order",
     ),
     "a key for two": (["A", "B", "--refund-key", "r"], "--refund-key=r: goes with one order"),
+    "a key that is none": (
+        ["A", "--refund-key", "None", "--ledger-conn-id", "l"],
+        "refund_key='None': holds nothing",
+    ),
+    "a padded key": (
+        ["A", "--refund-key", "r ", "--ledger-conn-id", "l"],
+        "refund_key='r ': begins or ends with white space",
+    ),
     "a key for nothing": (["A", "--refund-key", "r"], "--refund-key=r: goes with --ledger-conn-id"),
     "a part without a key": (
         ["A", "--refund-subtotal", "5", "--ledger-conn-id", "l"],
