@@ -22,6 +22,8 @@ check: $(VENV)/installed  ## Check style and types, and run the tests that start
 	@$(MAKE) --no-print-directory --jobs=2 lint test-without-airflow
 
 .PHONY: test-without-airflow
+# These wait even more, for patience to end above all.
+test-without-airflow: WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 + 1)
 test-without-airflow: $(VENV)/installed
 	$(BIN)/python $(TESTS) -m "not airflow_process" --hypothesis-profile=quick
 

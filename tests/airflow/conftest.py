@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -98,12 +99,19 @@ class Airflow:
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated(shared_folder: Path) -> Path:
     """Airflow's database as it is in the beginning; making one takes longer than most that is done in it."""
-    home = tmp_path_factory.mktemp("migrated")
-    environment = {**os.environ, "AIRFLOW_HOME": str(home)}
-    commands.fork("airflow", "db", "migrate", environment=environment, folder=home).check_returncode()
-    return home / "airflow.db"
+    home = shared_folder / "migrated"
+    made = home / "airflow.db"
+    # Whoever comes first makes it.
+    with (shared_folder / "migrated.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not home.exists():
+            home.mkdir()
+            environment = {**os.environ, "AIRFLOW_HOME": str(home)}
+            done = commands.fork("airflow", "db", "migrate", environment=environment, folder=home)
+            assert not done.returncode, done.stderr
+    return made
 
 
 @pytest.fixture
