@@ -20,6 +20,7 @@ from airflow_provider_talkable.sync.columns import OF_OUTCOMES, READ, TASK, Key,
 from airflow_provider_talkable.sync.entries import NOTHING_HAPPENED, OF_THE_ROW, SETTLED, Entry, Settlement
 from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.statement_sizes import in_statements
 from airflow_provider_talkable.sync.tables import OwnTable
 
 _DECISIVE = sorted(
@@ -66,11 +67,12 @@ class Lookups:
         found: dict[Key, list[Entry]] = {}
         query = self._of_keys(connection.dialect.name, self._own.missing)
         for site, of_site in groupby(sorted(rows, key=_site), key=_site):
-            keys = [row.refund_key for row in of_site]
-            given = {"site": site, "keys": keys, "asked": json.dumps(keys), "settled_before": settled_before}
-            for site_slug, refund_key, *values in connection.execute(query, given):
-                if site_slug is not None:
-                    found.setdefault((site_slug, refund_key), []).append(entry_of(values))
+            for keys in in_statements(connection.dialect.name, [row.refund_key for row in of_site]):
+                asked = {"keys": keys, "asked": json.dumps(keys)}
+                given = {"site": site, "settled_before": settled_before} | asked
+                for site_slug, refund_key, *values in connection.execute(query, given):
+                    if site_slug is not None:
+                        found.setdefault((site_slug, refund_key), []).append(entry_of(values))
         for entries in found.values():
             entries.sort(key=lambda entry: entry.entry_id)
         return found
@@ -128,24 +130,27 @@ class Lookups:
         """
         columns = self._columns
         wanted = ("refund_key", "event", "refund_subtotal", "order_subtotal")
+        query = (
+            select(columns.origin_slug, *(self.column(name).label(name) for name in wanted))
+            .where(
+                columns.site_slug == bindparam("site"),
+                columns.origin_slug.in_(bindparam("asked", expanding=True)),
+                OF_OUTCOMES,
+                columns.event.in_((*_TAKEN, Outcome.UNCONFIRMED.value, *SETTLED)),
+            )
+            .order_by(columns.entry_id)
+        )
         found: dict[Key, dict[str, Taken]] = {}
         for site, of_site in slugs.items():
-            query = (
-                select(columns.origin_slug, *(self.column(name).label(name) for name in wanted))
-                .where(
-                    columns.site_slug == site,
-                    columns.origin_slug.in_(sorted(of_site)),
-                    OF_OUTCOMES,
-                    columns.event.in_((*_TAKEN, Outcome.UNCONFIRMED.value, *SETTLED)),
-                )
-                .order_by(columns.entry_id)
-            )
-            for slug, key, event, amount, whole in connection.execute(query):
-                by_key = found.setdefault((site, slug), {})
-                if event == Settlement.NOT_REFUNDED:
-                    by_key.pop(key, None)
-                else:
-                    by_key[key] = Taken(key, event, exact(amount), exact(whole))
+            for asked in in_statements(connection.dialect.name, sorted(of_site)):
+                for slug, key, event, amount, whole in connection.execute(
+                    query, {"site": site, "asked": asked}
+                ):
+                    by_key = found.setdefault((site, slug), {})
+                    if event == Settlement.NOT_REFUNDED:
+                        by_key.pop(key, None)
+                    else:
+                        by_key[key] = Taken(key, event, exact(amount), exact(whole))
         return {order: list(by_key.values()) for order, by_key in found.items()}
 
     def has_taken(self, connection: Connection, site_slug: str) -> bool:
