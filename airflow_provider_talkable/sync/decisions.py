@@ -27,7 +27,7 @@ RESENDABLE = frozenset({Outcome.NOT_FOUND, Outcome.NOT_COUNTED, Outcome.REJECTED
 # They say that Talkable looked at it and does not have it.
 _NOT_TAKEN = frozenset({Outcome.NOT_FOUND, Outcome.NOT_COUNTED, Outcome.REJECTED})
 # They say that its referral is still to be voided.
-_NOT_VOIDED = frozenset({ReferralOutcome.THROTTLED, ReferralOutcome.FAILED, ReferralOutcome.ABORTED})
+NOT_VOIDED = frozenset({ReferralOutcome.THROTTLED, ReferralOutcome.FAILED, ReferralOutcome.ABORTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def decide(
     again = decisive.event in resend & RESENDABLE
     if not (decisive.is_about(row) or (again and decisive.event in _NOT_TAKEN)):
         return _conflict(row, decisive, newest, resend)
-    is_to_be_voided = void_referral and row.is_whole and decisive.void_outcome in _NOT_VOIDED
+    is_to_be_voided = void_referral and row.is_whole and decisive.void_outcome in NOT_VOIDED
     if again or is_to_be_voided or decisive.event == Outcome.FAILED:
         return Send()
     is_hidden = newest is not None and newest.event in NOTHING_HAPPENED | OF_THE_ROW

@@ -33,6 +33,8 @@ class SiteQueue:
         self.is_read = False
         """Whether all of them are decided on."""
         self.undecided: deque[Row] = deque()
+        self.known: list[Row] = []
+        """Those of them that the ledger may have an entry of."""
         self.decided: deque[Row] = deque()
         self.under_way = 0
         """How many of them are without their outcome yet."""
@@ -100,11 +102,10 @@ class Intake:
         short = [queue for queue in self._open_queues() if not queue.is_read and len(queue.decided) < size]
         for queue in short:
             if not queue.undecided:
-                count = max(1, self._ledger.keys_at_a_time // len(short))
-                queue.undecided.extend(self._snapshot.take(count, queue.site_slug))
-            queue.is_read = not queue.undecided
-        histories, refused = self._ledger.look_up([row for queue in short for row in queue.undecided])
+                self._read(queue, max(1, self._ledger.keys_at_a_time // len(short)))
+        histories, refused = self._ledger.look_up([row for queue in short for row in queue.known])
         for queue in short:
+            queue.known = []
             while queue.undecided:
                 row = queue.undecided.popleft()
                 key = (row.site_slug, row.refund_key)
@@ -112,6 +113,17 @@ class Intake:
                     self._records.refuse(row, refused[key])
                 else:
                     self._decide_on(queue, row, histories.get(key, History()))
+
+    def _read(self, queue: SiteQueue, count: int) -> None:
+        """Take the next rows of a site, but those that are plainly settled."""
+        said = None
+        if not self._records.is_asked_for_each:
+            keys = self._snapshot.keys_ahead(count, queue.site_slug)
+            said = self._ledger.newest(queue.site_slug or next(iter(self._snapshot.sites), ""), keys)
+        found = self._snapshot.take_unsettled(count, queue.site_slug, said)
+        self._records.skip_settled(found.settled)
+        queue.undecided.extend(found.rows)
+        queue.known, queue.is_read = found.known, found.is_end
 
     def _decide_on(self, queue: SiteQueue, row: Row, history: History) -> None:
         match self._decision(row, history):

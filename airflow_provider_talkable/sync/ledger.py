@@ -34,6 +34,7 @@ from airflow_provider_talkable.sync.liveness import longest_sending
 from airflow_provider_talkable.sync.lookups import Lookups
 from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.settled import DATABASES
 from airflow_provider_talkable.sync.statement_sizes import LookUpSize
 from airflow_provider_talkable.sync.tables import OwnTable
 from airflow_provider_talkable.sync.unkeepable import sift
@@ -189,6 +190,26 @@ class Ledger:
         known: dict[Key, History] = {}
         refused = sift(rows, lambda some: known.update(self.histories(some)))
         return known, {(row.site_slug, row.refund_key): error.reason for row, error in refused}
+
+    def newest(self, site_slug: str, keys: str) -> str | None:
+        """What the newest entry of each key says, for a snapshot to leave out what is plainly settled.
+
+        :param keys: A list in JSON, of at most :attr:`keys_at_a_time`.
+        :return: By key, as an object in JSON; ``None`` where the database cannot say it so.
+        :raises LedgerError: if it cannot be read.
+        """
+        if not self._exists or self._engine.dialect.name not in DATABASES:
+            return None
+        began = time.monotonic()
+        try:
+            said, entry_id = self._read(lambda connection: self._lookups.newest(connection, site_slug, keys))
+        except LedgerValueError:
+            # One of the keys is such that the database cannot look it up.
+            return None
+        self._look_up_size.learn(self._look_up_size.keys, time.monotonic() - began)
+        if entry_id:
+            self._ticks = max(self._ticks, int(entry_id[:TICKS], 16))
+        return said
 
     def append(self, entries: Sequence[Values]) -> None:
         """Write entries, all or none, but for those that the database cannot keep.

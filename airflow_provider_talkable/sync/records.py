@@ -47,6 +47,8 @@ class Records:
         """The sites that another run goes on with: it counts what this one has not tried."""
         self._ledger = ledger
         self._summary = summary
+        self.is_asked_for_each = on_result is not None
+        """Whether somebody waits for the result of each refund, settled ones included."""
         self._on_result = on_result or (lambda _row, _result: None)
         self._repeated: dict[Key, Entry] = {}
         self._unrecorded: list[Values] = []
@@ -146,6 +148,10 @@ class Records:
             is_counted_otherwise=entry.is_counted_otherwise,
             void_outcome=entry.void_outcome,
         )
+
+    def skip_settled(self, count: int) -> None:
+        """Count refunds that are plainly settled, by other tasks than this."""
+        self._summary.skipped += count
 
     def give_way(self, row: Row, entry: Entry, *, after: str) -> None:
         """Note that another run has settled a refund since this one has decided to send it."""

@@ -25,16 +25,14 @@ from airflow_provider_talkable.sync.progress import Progress
 from airflow_provider_talkable.sync.records import Records
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.snapshot import Snapshot
-from airflow_provider_talkable.sync.statement_sizes import batch_size, is_slow
 from airflow_provider_talkable.sync.summary import Summary
+from airflow_provider_talkable.sync.turns import Turns
 
 log = logging.getLogger(__name__)
 
 # Times as many as may be on the wire. Fewer, and the ledger holds up the sending.
 _PARTS_AHEAD = 1.5
-_PARTS_TICK = 0.04  # seconds between two writings of partial refunds that wait for their turn
 _THROTTLED = 5.0  # seconds of nothing but 429 that are worth a line
-_TICK = 0.25  # seconds after which finished refunds are recorded whatever their number
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +119,8 @@ class RefundSync:
             RefundOperation(fetch_referral=rules.fetch_referral, void_referral=rules.void_referral),
             new_judge=lambda site_slug: Streak(site_slug, abort_after=rules.abort_after).judge,
         )
-        self._max_in_flight = pace.max_in_flight
         self._progress = Progress(snapshot.refunds, report=report)
+        self._turns = Turns(ledger, self._intake, self._sender, self._progress, pace.max_in_flight)
         self._stop_asked: TalkableError | None = None
         self._ending: TalkableError | None = None
         self._ended_at: float | None = None
@@ -179,15 +177,14 @@ class RefundSync:
 
     def _send_all(self) -> None:
         """Decide, hand over and record, a little of each in turn, until all is done."""
-        intake = self._intake
+        intake, turns = self._intake, self._turns
         while True:
-            began = time.monotonic()
             self._look_for_reasons_to_stop()
-            size = self._batch_size()
+            turns.begin()
             is_paused = self.paused_site is not None
             if not is_paused:
-                intake.decide(size)
-            self._hand_over([] if is_paused else self._next_batch(size))
+                intake.decide(turns.size)
+            self._hand_over([] if is_paused else self._next_batch(turns.size))
             self._measure()
             self._progress.tell(self.summary, self._waits())
             is_fed = is_paused or intake.is_empty
@@ -196,23 +193,7 @@ class RefundSync:
                 self._records.write()
                 self.paused_site = self.paused_site or min(intake.parked, default=None)
                 return
-            until = 0 if is_fed else size
-            if intake.has_several_sites:
-                until = max(0, self._sender.outstanding - size // 2)
-            if intake.is_held:
-                # Then there is nothing to do before the next answer.
-                until = min(until, max(0, self._sender.unfinished - 1))
-            timeout = _TICK
-            if intake.is_full and not is_fed:
-                if is_slow(self._ledger.append_seconds):
-                    # Then it is asked for as many at once as may be in doubt.
-                    until, timeout = 0, self._ledger.append_seconds
-                else:
-                    # A fast one is not asked for each refund alone.
-                    until = min(
-                        until, max(0, self._sender.outstanding - max(1, self._max_in_flight * 3 // 4))
-                    )
-                    timeout = max(0.0, began + _PARTS_TICK - time.monotonic())
+            until, timeout = turns.wait(is_fed=is_fed)
             self._keep_all(self._sender.take(until=until, timeout=timeout))
 
     def _look_for_reasons_to_stop(self) -> None:
@@ -260,9 +241,6 @@ class RefundSync:
             self._send_all()
         except LedgerError:
             self._log_what_the_ledger_lacks()
-
-    def _batch_size(self) -> int:
-        return batch_size(self._max_in_flight, self._progress.sending_rate, self._ledger.append_seconds)
 
     def _next_batch(self, size: int) -> list[Row]:
         return self._intake.next_batch(size, ending=self._ending, closed=self._sender.client.lanes.closed)

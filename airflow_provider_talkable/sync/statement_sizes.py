@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 _KEYS = 500
 _MOST_KEYS = 10_000
 _SLOW = 0.25  # seconds, from which on a statement costs more than what is in it
@@ -13,6 +15,8 @@ _TIMES_LARGER = 4  # the largest batch, where appending takes long
 # What a statement takes, as each vendor documents it. Oracle counts what one list has.
 _MOST_PARAMETERS = {"databricks": 255, "mssql": 2_000, "oracle": 1_000, "bigquery": 10_000}
 _MOST_PARAMETERS_ELSEWHERE = 30_000
+# What a look-up has besides the keys or orders that it asks for: its site, its task, events.
+_BESIDES = 12
 # So many rows of one VALUES SQL Server takes.
 _MOST_ROWS = 1_000
 
@@ -24,7 +28,7 @@ class LookUpSize:
     """
 
     def __init__(self, dialect: str) -> None:
-        self._most = min(_MOST_KEYS, most_parameters(dialect) - 5)
+        self._most = min(_MOST_KEYS, _most_in_a_list(dialect))
         self.keys = min(_KEYS, self._most)
 
     def learn(self, keys: int, seconds: float) -> None:
@@ -38,6 +42,16 @@ class LookUpSize:
 def most_parameters(dialect: str) -> int:
     """How many parameters a statement takes."""
     return _MOST_PARAMETERS.get(dialect, _MOST_PARAMETERS_ELSEWHERE)
+
+
+def in_statements(dialect: str, values: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The values of a list that a look-up asks for, as many at a time as a statement takes."""
+    most = _most_in_a_list(dialect)
+    return (values[start : start + most] for start in range(0, len(values), most))
+
+
+def _most_in_a_list(dialect: str) -> int:
+    return most_parameters(dialect) - _BESIDES
 
 
 def most_rows(dialect: str, columns: int) -> int:
