@@ -105,6 +105,22 @@ def ledger_settle(options: argparse.Namespace) -> None:
         print(f"Settled as {options.settle_as}: {options.refund_key}; {next_step}", file=out)
 
 
+def ledger_compact(options: argparse.Namespace) -> None:
+    """Delete old entries that nothing needs any more, and print how many."""
+    with results_only() as out:
+        done = _ledger(options).compact(options.before, preview=options.preview)
+        if options.output == "json":
+            print_json(out, done)
+            return
+        if done["events"]:
+            print_table(out, [{"event": event, "entries": count} for event, count in done["events"].items()])
+        verb = "PREVIEW: would delete" if options.preview else "Deleted"
+        print(
+            f"{verb} {done['entries']} entries of {done['refunds']} refunds, written before {done['before']}",
+            file=out,
+        )
+
+
 def sandbox(options: argparse.Namespace) -> None:
     """Run a local Talkable until it is interrupted."""
     from airflow_provider_talkable.sandbox.__main__ import run

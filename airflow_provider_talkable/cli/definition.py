@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -185,6 +185,18 @@ def _settle_arguments(parser: TakesArguments) -> None:
     _ledger_arguments(parser)
 
 
+def _compact_arguments(parser: TakesArguments) -> None:
+    parser.add_argument(
+        "--before",
+        required=True,
+        type=_days,
+        help="keep all entries that are younger than this many days, e.g. 90d",
+    )
+    parser.add_argument("--preview", action="store_true", help="delete nothing: count what would be deleted")
+    _ledger_arguments(parser)
+    _output_argument(parser)
+
+
 def _ledger_arguments(parser: TakesArguments) -> None:
     _table_arguments(parser, "the connection of the database that the ledger lies in", is_required=True)
 
@@ -218,6 +230,13 @@ def _moment(text: str) -> datetime:
         ) from None
 
 
+def _days(text: str) -> timedelta:
+    days = text.strip().removesuffix("d")
+    if not (days.isascii() and days.isdigit() and len(days) < 6 and text.strip().endswith("d")):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days; give e.g. 90d")
+    return timedelta(days=int(days))
+
+
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r} is no number; give 0 or more")
@@ -233,7 +252,7 @@ _COMMANDS: tuple[_Command | _Group, ...] = (
     ),
     _Group(
         "ledger",
-        "Ask a sync's ledger what became of refunds, and settle those in doubt",
+        "Ask a sync's ledger what became of refunds, settle those in doubt, delete old entries",
         (
             _Command(
                 "summary",
@@ -255,6 +274,13 @@ _COMMANDS: tuple[_Command | _Group, ...] = (
                 "Write into a sync's ledger whether Talkable has a refund that you have looked up there. It "
                 "sends nothing.",
                 _settle_arguments,
+            ),
+            _Command(
+                "compact",
+                "Delete old entries that nothing needs any more",
+                "Delete from a sync's ledger the old entries that later ones supersede. Each refund keeps "
+                "what says how it stands and what is in doubt. Syncs may run at the same time.",
+                _compact_arguments,
             ),
         ),
     ),

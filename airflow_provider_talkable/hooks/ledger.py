@@ -1,9 +1,10 @@
-"""The hook of the ledger: what it knows of refunds in doubt, and how a person settles one."""
+"""The hook of the ledger: refunds in doubt, how a person settles one, and how long entries are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseHook
@@ -19,7 +20,7 @@ SETTLE_AS = ("refunded", "not_refunded")
 
 
 class TalkableLedgerHook(BaseHook):
-    """Reads a sync's ledger, and settles refunds of which nobody knows whether Talkable has them.
+    """Reads a sync's ledger, settles refunds in doubt, and deletes entries that nothing needs any more.
 
     :param ledger_conn_id: The connection of the ledger's database.
     :param ledger_table: The ledger's table, quoted as it is.
@@ -88,6 +89,26 @@ class TalkableLedgerHook(BaseHook):
 
         with self.opened() as ledger:
             return entries_of(ledger, key_or_order, site_slug=site_slug)
+
+    def compact(self, before: timedelta, *, preview: bool = False) -> dict[str, Any]:
+        """Delete the entries that nothing needs any more; runs may write to the ledger at the same time.
+
+        A refund keeps the entries that say how it stands, whether Talkable has it, what is in doubt and what
+        a person has settled. What the sync decides, the reconciliation and the overview stay as they were.
+
+        :param before: Entries that are younger are kept; a day or more.
+        :param preview: Delete nothing: count what would be deleted.
+        :return: ``before`` as a moment in ISO 8601, how many ``entries`` of how many ``refunds``, and how
+            many by event in ``events``.
+        :raises InvalidRefund: if ``before`` is less than a day.
+        :raises LedgerError: if there is no ledger, or the database does not let it.
+        """
+        from airflow_provider_talkable.sync.compaction import compact
+
+        with self.opened() as ledger:
+            done = compact(ledger, before, is_preview=preview).as_dict()
+        self.log.info("%s of the ledger %s: %s", "Would delete" if preview else "Deleted", ledger.name, done)
+        return done
 
     @contextmanager
     def opened(self, *, to_write: bool = False) -> Iterator[Ledger]:

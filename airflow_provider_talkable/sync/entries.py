@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -53,6 +53,17 @@ NOTHING_HAPPENED = frozenset({Outcome.ABORTED, Outcome.THROTTLED})
 OF_THE_ROW = frozenset({Outcome.INVALID, Outcome.CONFLICT})
 """The outcomes that say something of a row, and nothing of what Talkable has."""
 
+CONCLUSIVE = frozenset(
+    outcome.value
+    for outcome in Outcome
+    if outcome not in NOTHING_HAPPENED | OF_THE_ROW | {Outcome.UNCONFIRMED}
+)
+"""The outcomes that say what Talkable made of a refund, whatever was known before."""
+
+# What is read of older entries too: what Talkable has of an order, whether it ever took a refund of the site,
+# how many of its orders it does not know, what a person has seen, what came too late.
+_FACTS = HAS_IT | SETTLED | {Outcome.UNCONFIRMED.value, Outcome.NOT_FOUND.value}
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -101,6 +112,15 @@ class Entry:
     def is_notice(self) -> bool:
         """Whether a run says of another one's ``submitted`` that it is in doubt; it sent nothing itself."""
         return self.event == Outcome.UNCONFIRMED and self.attempts == 0
+
+    @property
+    def is_conclusive(self) -> bool:
+        """Whether no decision needs an entry before it, once no run lives that wrote one of those.
+
+        One that repeats an earlier entry took no attempts, and neither did a notice.
+        """
+        is_doubt_of_its_own = self.event == Outcome.UNCONFIRMED and bool(self.attempts)
+        return self.attempts is not None and (self.event in CONCLUSIVE or is_doubt_of_its_own)
 
     @property
     def sent_until(self) -> datetime:
@@ -240,3 +260,20 @@ class History:
         noticed = tuple(doubt for doubt, _ in notices.values())
         decisive = next((notice for _, notice in notices.values()), decisive)
         return cls(decisive, tuple(doubts.values()), newest, tuple(unanswered.values()), noticed)
+
+
+def superseded(entries: Sequence[Entry]) -> list[Entry]:
+    """Those of one key's entries that nothing needs any more.
+
+    They lie before the newest conclusive one. Of those, the newest of each event that is a fact about an
+    order is kept all the same.
+
+    :param entries: Oldest first; all of them old enough for no run to write about them.
+    """
+    last = max((number for number, entry in enumerate(entries) if entry.is_conclusive), default=0)
+    facts = {_fact(entry): entry for entry in entries if entry.event in _FACTS}
+    return [entry for entry in entries[:last] if facts.get(_fact(entry)) is not entry]
+
+
+def _fact(entry: Entry) -> tuple[str, str, bool, bool]:
+    return entry.origin_slug, entry.event, entry.attempts is None, entry.late is True

@@ -138,6 +138,20 @@ class Ledger:
         """
         return self._read(lambda connection: reading(connection, self._table))
 
+    def change(self, changing: Callable[[Connection, Table], object], *, needs: str) -> None:
+        """Change the table in one transaction, again from its beginning while the database is gone.
+
+        :param needs: What the connection needs to be allowed, for the error.
+        :raises LedgerLost: if it is gone for too long.
+        :raises LedgerError: if the database does not let it.
+        """
+
+        def change() -> None:
+            with self._engine.begin() as connection:
+                changing(connection, self._table)
+
+        self._own.patiently(change, needs=needs)
+
     @property
     def query(self) -> str:
         """The statement, in the database's own SQL, that selects what this task has written in this run."""

@@ -17,18 +17,13 @@ from sqlalchemy.sql.selectable import ScalarSelect, TableValuedAlias
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.sync.columns import OF_OUTCOMES, READ, TASK, Key, entry_of, exact
-from airflow_provider_talkable.sync.entries import NOTHING_HAPPENED, OF_THE_ROW, SETTLED, Entry, Settlement
+from airflow_provider_talkable.sync.entries import CONCLUSIVE, SETTLED, Entry, Settlement
 from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.settled import DATABASES, text_of_entry
 from airflow_provider_talkable.sync.statement_sizes import in_statements
 from airflow_provider_talkable.sync.tables import OwnTable
 
-_DECISIVE = sorted(
-    outcome.value
-    for outcome in Outcome
-    if outcome not in NOTHING_HAPPENED | OF_THE_ROW | {Outcome.UNCONFIRMED}
-)
 _TAKEN = tuple(outcome.value for outcome in Outcome if outcome.is_success)
 
 
@@ -98,7 +93,7 @@ class Lookups:
         # keeps the order of the two, whatever the database believes of the table.
         keys = self._asked(dialect)
         is_of_key = and_(is_of_site, columns.refund_key == keys.columns.value)
-        since = columns.entry_id >= func.coalesce(self._newest_decisive(keys.columns.value), "")
+        since = columns.entry_id >= func.coalesce(self._newest_conclusive(keys.columns.value), "")
         return select(*wanted).select_from(keys.outerjoin(self._own.table, and_(is_of_key, since)))
 
     def _asked(self, dialect: str) -> TableValuedAlias:
@@ -110,8 +105,8 @@ class Lookups:
             asked = func.json_each(given)
         return asked.table_valued("value").alias("keys_asked")
 
-    def _newest_decisive(self, key: ColumnElement[str]) -> ScalarSelect[str]:
-        """The newest entry that says what Talkable made of a refund, whatever was known before."""
+    def _newest_conclusive(self, key: ColumnElement[str]) -> ScalarSelect[str]:
+        """The newest entry that is conclusive, as :attr:`Entry.is_conclusive` has it."""
         earlier = self._own.table.alias("earlier").columns
         is_doubt_of_its_own = and_(earlier.event == Outcome.UNCONFIRMED.value, earlier.attempts > 0)
         return (
@@ -122,7 +117,7 @@ class Lookups:
                 earlier.entry_id < bindparam("settled_before"),
                 # What repeats an earlier entry took none.
                 earlier.attempts.is_not(None),
-                or_(earlier.event.in_(_DECISIVE), is_doubt_of_its_own),
+                or_(earlier.event.in_(sorted(CONCLUSIVE)), is_doubt_of_its_own),
             )
             .scalar_subquery()
         )

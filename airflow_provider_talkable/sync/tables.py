@@ -102,10 +102,17 @@ class OwnTable:
         """
         return self.patiently(lambda: self._open(create=create), OPENING_PATIENCE)
 
-    def patiently(self, call: Callable[[], T], patience: float | None = None) -> T:
+    def patiently(
+        self,
+        call: Callable[[], T],
+        patience: float | None = None,
+        *,
+        needs: str = "to create it, or to select from it and insert into it",
+    ) -> T:
         """Call, and call again while the database is gone.
 
         :param patience: For how many seconds; default: :data:`PATIENCE`.
+        :param needs: What the connection needs to be allowed, for the error.
         :raises LedgerLost: if it is gone for longer.
         :raises LedgerValueError: if it refuses a value.
         :raises LedgerError: if it does not let it.
@@ -140,7 +147,7 @@ class OwnTable:
                 ) from None
             raise LedgerError(
                 f"The {self.what} {self.name} cannot be used ({short(error)}); the connection needs to be "
-                "allowed to create it, or to select from it and insert into it"
+                f"allowed {needs}"
             ) from None
 
     def _open(self, *, create: bool) -> bool:

@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -577,6 +578,14 @@ NONSENSE = {
         ["ledger", "settle", "--refund-key", "a", "--note", "x", "--ledger-conn-id", "l", "--as", "perhaps"],
         "invalid choice: 'perhaps'",
     ),
+    "no days": (
+        ["ledger", "compact", "--ledger-conn-id", "l", "--before", "90"],
+        "'90' is no number of days",
+    ),
+    "no number of days": (
+        ["ledger", "compact", "--ledger-conn-id", "l", "--before", "2026-01-01"],
+        "'2026-01-01' is no number of days; give e.g. 90d",
+    ),
     "no command": (["ledger"], "COMMAND"),
     "backwards": (
         ["ledger", "summary", "--ledger-conn-id", "l", "--since", "2026-01-02", "--until", "2026-01-01"],
@@ -593,6 +602,47 @@ def test_arguments_that_are_none_are_refused(
         main(arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+# --- ledger compact
+
+
+def grow_old(shop: Shop, days: int) -> None:
+    """Let all entries of the ledger be older."""
+    long_ago = f"{time.time_ns() - days * 86_400 * 10**9:016x}"
+    with shop.engine.begin() as connection:
+        query = "SELECT entry_id FROM talkable_refund_ledger ORDER BY entry_id"
+        for number, (entry_id,) in enumerate(connection.exec_driver_sql(query).fetchall()):
+            moved = f"{int(long_ago, 16) + number:016x}{entry_id[16:]}"
+            connection.exec_driver_sql(
+                f"UPDATE talkable_refund_ledger SET entry_id = '{moved}' WHERE entry_id = '{entry_id}'"
+            )
+
+
+@commands
+def test_old_entries_are_deleted(cli: CommandLine, shop: Shop, command: list[str]) -> None:
+    shop.order("A", "B")
+    shop.refund("A", "B", "unknown")
+    shop.sync()
+    grow_old(shop, 100)
+    arguments = shlex.split(documented("ledger compact"))[3:]
+    preview = cli(*arguments, "--preview", command=command)
+    assert preview.status == 0, preview.err
+    assert "PREVIEW: would delete 3 entries of 3 refunds, written before 20" in preview.out
+    done = cli(*arguments, "-o", "json", command=command)
+    assert done.status == 0, done.err
+    assert (done.json["entries"], done.json["events"]) == (3, {"submitted": 3})
+    assert [shop.events(key) for key in ("A", "B", "unknown")] == [["refunded"], ["refunded"], ["not_found"]]
+    nothing = cli(*arguments, command=command)
+    assert "Deleted 0 entries of 0 refunds" in nothing.out
+
+
+def test_what_is_too_young_to_be_deleted_is_refused(cli: CommandLine, shop: Shop) -> None:
+    shop.refund("A")
+    shop.sync()
+    done = cli("ledger", "compact", "--before", "0d", "--ledger-conn-id", "shop_warehouse")
+    assert done.status == 2
+    assert "before='0:00:00': keeps too little" in done.err
 
 
 # --- sandbox
@@ -683,11 +733,12 @@ LEAST = {
     "refund": "refund A",
     "ledger summary": "ledger summary --ledger-conn-id x",
     "ledger show": "ledger show A --ledger-conn-id x",
+    "ledger compact": "ledger compact --before 90d --ledger-conn-id x",
     "ledger settle": "ledger settle --refund-key x --as refunded --note x --ledger-conn-id x",
 }
 
 
-@pytest.mark.parametrize("subcommand", ["refund", "ledger summary", "ledger show", "ledger settle"])
+@pytest.mark.parametrize("subcommand", LEAST)
 def test_the_page_has_all_options_and_their_defaults(
     subcommand: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

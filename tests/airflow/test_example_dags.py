@@ -237,6 +237,32 @@ def test_where_nothing_is_in_doubt_nobody_is_asked(airflow: Airflow) -> None:
         assert warehouse.execute("SELECT count(*) FROM talkable_refund_ledger").fetchall() == before
 
 
+def test_old_entries_of_the_ledger_are_deleted(airflow: Airflow) -> None:
+    airflow.run("example_talkable_sync")
+    before = ledger(airflow)
+    count = "SELECT event, count(*) FROM talkable_refund_ledger GROUP BY event ORDER BY event"
+    log = airflow.run("example_talkable_ledger_compact")
+    assert airflow.states()["compact"] == {"success"}, log[-3000:]
+    [done] = airflow.xcom("compact", "return_value")
+    assert (done["refunds"], done["entries"]) == (0, 0)
+    with closing(airflow.warehouse) as warehouse, warehouse:
+        # Long ago: the first digits of an id say when.
+        warehouse.execute("UPDATE talkable_refund_ledger SET entry_id = '17' || substr(entry_id, 3)")
+        counts = warehouse.execute(count).fetchall()
+    conf, date = '{"preview": true}', RUN_DATE + timedelta(days=1)
+    airflow.run("example_talkable_ledger_compact", "--conf", conf, date=date)
+    with closing(airflow.warehouse) as warehouse:
+        assert warehouse.execute(count).fetchall() == counts
+    conf, date = '{"days": 30}', RUN_DATE + timedelta(days=2)
+    log = airflow.run("example_talkable_ledger_compact", "--conf", conf, date=date)
+    _, would, done = airflow.xcom("compact", "return_value")
+    assert would["events"] == done["events"] == {"submitted": 4}
+    assert "Deleted of the ledger talkable_refund_ledger: " in log
+    assert ledger(airflow) == before
+    with closing(airflow.warehouse) as warehouse:
+        assert warehouse.execute(count).fetchall() == [one for one in counts if one[0] != "submitted"]
+
+
 RETRIED = """
 from datetime import timedelta
 from airflow.providers.common.compat.sdk import DAG

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy.engine import Engine
@@ -13,6 +13,7 @@ from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.sandbox import Sandbox
+from airflow_provider_talkable.sync.compaction import compact
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.overview import Period, overview_of
 from airflow_provider_talkable.sync.query import rows_of
@@ -70,6 +71,13 @@ class Shop:
         ledger = self.ledger()
         ledger.longest_sending = timedelta(hours=-1)
         ledger.append([ledger.submitted(row) for row in rows])
+
+    def compact(self, *, is_preview: bool = False) -> int:
+        """How many entries retention deletes, two days later."""
+        later = datetime.now(UTC) + timedelta(days=2)
+        done = compact(self.ledger(), timedelta(days=1), is_preview=is_preview, now=later)
+        assert set(done.events) <= {"submitted"}
+        return done.events.total()
 
     def reconcile(self) -> dict[str, int]:
         """How many discrepancies there are of each kind."""

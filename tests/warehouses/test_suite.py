@@ -68,3 +68,16 @@ def test_a_sync_again_and_after_a_crash(shop: Shop) -> None:
 def test_the_command_line_counts_each_refund_once(shop: Shop) -> None:
     shop.sync()
     assert shop.counted() == of_keys()
+
+
+def test_retention_changes_nothing_that_is_known(shop: Shop) -> None:
+    wholes = shop.rows("refund_key IN ('R1', 'emoji-😀-1', 'CASE-1', 'case-1')")
+    shop.leave_in_doubt(wholes)
+    shop.sync()
+    known = (shop.counted(), shop.reconcile())
+    entries = len(wholes) + of_rows()["refunded"] + of_rows()["not_found"]
+    assert shop.compact(is_preview=True) == entries
+    assert shop.compact() == entries
+    assert shop.compact() == 0
+    assert (shop.counted(), shop.reconcile()) == known
+    assert shop.sync().sent == 0
