@@ -11,6 +11,9 @@ from airflow.plugins_manager import AirflowPlugin
 
 PREFIX = "/talkable"
 """Where the pages are, below the API server's address."""
+_AIRFLOW = tuple(int(part) for part in __version__.split(".")[:2])
+HAS_COMMANDS = _AIRFLOW >= (3, 2)
+"""Whether this Airflow has ``airflow talkable``."""
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -44,6 +47,6 @@ class TalkablePlugin(AirflowPlugin):
     """Adds the pages to Airflow 3.1 and later; to an earlier one, which shows no such pages, nothing."""
 
     name = "talkable"
-    _shows_pages = tuple(int(part) for part in __version__.split(".")[:2]) >= (3, 1)
+    _shows_pages = _AIRFLOW >= (3, 1)
     fastapi_apps = [{"app": app, "url_prefix": PREFIX, "name": "Talkable"}] if _shows_pages else []
     external_views = _external_views() if _shows_pages else []

@@ -93,6 +93,7 @@ class Entry:
     origin_id: str | None = None
     reward_paid: bool | None = None
     reward_known_by: str | None = None
+    reward_amount: Decimal | None = None
     void_outcome: str | None = None
     settles: str | None = None
     sending_until: datetime | None = None

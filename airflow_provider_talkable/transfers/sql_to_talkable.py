@@ -106,9 +106,9 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
     :param abort_after: Stop after so many identical rejections, or pages in Talkable's place, in a row with
         no success between.
     :param fetch_referral: Ask for the referral where Talkable answers a refund with the order alone: one
-        more request for most refunds.
+        more request for most refunds. With ``void_referral``: ask what was paid for those that are too late.
     :param void_referral: Void the referral of each whole refund that Talkable has, which answers with the
-        referral as well: then nothing else is asked. Whatever becomes of it, the refund's outcome stays.
+        referral as well. Whatever becomes of it, the refund's outcome stays.
     :param require_subtotal: A row without ``refund_subtotal`` is ``invalid``; default: it refunds the whole
         order. Set it where each refund has an amount, so that one that is missing does not refund more.
     :param preview: Send nothing and write nothing: report what would be sent.

@@ -30,7 +30,7 @@ DAGS = """
 from airflow.sdk import DAG
 from airflow.providers.standard.operators.empty import EmptyOperator
 
-for dag_id in ("shop", "secret"):
+for dag_id in ("shop", "secret", "settle"):
     with DAG(dag_id, schedule=None) as dag:
         EmptyOperator(task_id="sync")
     globals()[dag_id] = dag
@@ -45,7 +45,7 @@ class PerDag(SimpleAuthManager):
     # The user "finance" reads one DAG and no connection, "nobody" reads none, "admin" reads everything.
 
     def is_authorized_dag(self, *, user, details=None, **more):
-        allowed = {"finance": ("shop",), "nobody": ()}.get(user.username)
+        allowed = {"finance": ("shop", "settle"), "nobody": ()}.get(user.username)
         if allowed is not None:
             return bool(details) and details.id in allowed
         return super().is_authorized_dag(user=user, details=details, **more)
@@ -84,7 +84,7 @@ def write_entries(url: URL) -> None:
         ledger.append([entry | more])
 
     referral = {"referral_id": "7", "referral_status": "approved"}
-    paid = referral | {"reward_paid": True, "reward_known_by": "rewards"}
+    paid = referral | {"reward_paid": True, "reward_known_by": "rewards", "reward_amount": 12.5}
     shop = Ledger(engine, task_run=TaskRun("shop", "run:1+a", "sync", -1, 1))
     shop.open()
     write(shop, "submitted", "a", 2)
@@ -192,6 +192,8 @@ def server(
         "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of the tests that is long enough for anyone" * 2,
         "AIRFLOW__API_AUTH__JWT_ISSUER": "airflow",
         "AIRFLOW__TALKABLE__LEDGERS": "shop_warehouse",
+        "AIRFLOW__TALKABLE__APPROVAL_DELAY_DAYS": "0.2",
+        "AIRFLOW__TALKABLE__SETTLE_DAG_ID": "settle",
         "AIRFLOW_CONN_SHOP_WAREHOUSE": json.dumps(uri),
     }
     commands.start("airflow", "dags", "reserialize", environment=environment, folder=home).check_returncode()

@@ -89,6 +89,22 @@ def test_a_history_is_in_the_order_of_writing(server: Server) -> None:
 def test_an_order_of_which_only_the_sending_is_known_is_found(server: Server) -> None:
     page = server.get("/talkable/refund?q=order-e", user="finance").text
     assert "Nobody knows whether Talkable has this part" in page
+    # What settles it: the exact command, and the DAG that asks.
+    assert (
+        escape(
+            "ledger settle --ledger-conn-id shop_warehouse --site-slug my-store --refund-key e --as refunded"
+        )
+        in page
+    )
+    assert 'href="/dags/settle"' in page
+
+
+def test_the_menu_page_says_what_late_refunds_cost_and_how_slow_they_are(server: Server) -> None:
+    page = server.get("/talkable/", user="finance").text
+    assert "12.50 lost at my-store" in page
+    assert "<td>my-store</td><td>1</td><td>12.50</td><td>0</td>" in page
+    assert "Talkable approves after 0.2 days" in page
+    assert '<div class="warn"><dt>Delay to Talkable' in page
 
 
 def test_an_order_number_is_text_whatever_is_in_it(server: Server) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is in the development packages")
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Dialog, FrameLocator, Page, expect
 
 from tests.airflow.conftest import migrated as migrated
@@ -19,6 +20,15 @@ from tests.plugin.conftest import SCRIPT, Server
 from tests.plugin.conftest import server as server
 
 RUN = quote("run:1+a", safe="")
+PAGES = {
+    "menu page": "/talkable/",
+    "search": "/talkable/refund?q=order-d",
+    "search of one in doubt": "/talkable/refund?q=order-e",
+    "search of nothing": "/talkable/refund?q=nothing",
+    "tab": f"/talkable/task/shop/sync/{RUN}",
+    "tab, late": f"/talkable/task/shop/sync/{RUN}?show=late",
+}
+every_page = pytest.mark.parametrize("path", PAGES.values(), ids=PAGES)
 Open = Callable[..., Page]
 
 
@@ -101,9 +111,19 @@ def test_the_tab_of_a_task_instance(opened: Open) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(
-    "path", ["/talkable/", "/talkable/refund?q=order-d", f"/talkable/task/shop/sync/{RUN}"]
-)
+@pytest.mark.parametrize("width", [1440, 400])
+@every_page
+def test_axe_finds_nothing_that_hinders_people(opened: Open, path: str, width: int, scheme: str) -> None:
+    page = opened(path, width=width, scheme=scheme)
+    for summary in page.locator("summary").all():
+        summary.click()
+    found = Axe().run(page)
+    assert found.response["passes"]
+    assert not found.response["violations"], found.generate_report()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@every_page
 def test_a_narrow_page_is_not_wider_than_the_screen(opened: Open, path: str, scheme: str) -> None:
     page = opened(path, width=400, scheme=scheme)
     expect(page.locator("h1")).to_be_visible()
@@ -117,3 +137,25 @@ def test_everything_can_be_reached_by_keyboard(opened: Open) -> None:
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.tagName"))
     assert {"SELECT", "BUTTON", "INPUT", "A", "SUMMARY"} <= reached
+
+
+def test_a_search_and_a_table_need_no_mouse(opened: Open) -> None:
+    page = opened("/talkable/")
+    table = page.get_by_role("region", name="Refunds by day")
+    expect(table).to_be_hidden()
+    tab_to(page, "SUMMARY")
+    page.keyboard.press("Enter")
+    expect(table).to_be_visible()
+    page.reload()
+    tab_to(page, "INPUT")
+    page.keyboard.type("order-d")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="d", exact=True)).to_be_visible()
+
+
+def tab_to(page: Page, tag: str) -> None:
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.tagName") == tag:
+            return
+    raise AssertionError(f"No {tag} takes the focus")
