@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,9 +15,12 @@ from typing import Any
 
 import pytest
 from airflow import __version__
+from sqlalchemy import create_engine
+from sqlalchemy.engine import Engine
 
 from airflow_provider_talkable.sandbox import Sandbox
 from tests.airflow import commands
+from tests.airflow.metadata import task_instances, xcom
 from tests.conftest import KEY, Sandboxes
 
 RUN_DATE = datetime(2026, 1, 10, tzinfo=UTC)
@@ -83,18 +87,20 @@ class Airflow:
 
     def states(self) -> dict[str, set[str]]:
         states: dict[str, set[str]] = {}
-        for task_id, state in self.metadata("SELECT task_id, state FROM task_instance"):
-            states.setdefault(task_id, set()).add(state)
+        with self._engine() as engine:
+            for task_id, state in task_instances(engine, "task_id", "state"):
+                states.setdefault(task_id, set()).add(state)
         return states
 
     def xcom(self, task_id: str, key: str) -> list[Any]:
-        query = f"SELECT value FROM xcom WHERE task_id = '{task_id}' AND key = '{key}' ORDER BY map_index"
-        values = [json.loads(value) for (value,) in self.metadata(query)]
-        # Airflow 3 keeps some as JSON in JSON.
-        return [
-            json.loads(value) if isinstance(value, str) and value.startswith(("[", "{")) else value
-            for value in values
-        ]
+        with self._engine() as engine:
+            return xcom(engine, key, task_id=task_id)
+
+    @contextmanager
+    def _engine(self) -> Iterator[Engine]:
+        engine = create_engine(f"sqlite:///{self.home / 'airflow.db'}")
+        yield engine
+        engine.dispose()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from sqlalchemy.engine import URL
 from airflow_provider_talkable.sandbox import Canned, Dials
 from tests.airflow.deployment import IS_AIRFLOW_3, Deployment
 from tests.airflow.four_sites import SITES, deployed, fill, forget_runs, is_at_rest
+from tests.airflow.metadata import xcom
 from tests.airflow.task import HAS_STORE, needs_store
 from tests.shop import wait_for_requests
 
@@ -242,13 +242,12 @@ def test_a_retry_policy_spares_what_is_hopeless_and_waits_as_long_as_talkable_as
 ) -> None:
     deployment.command("dags", "trigger", "refused")
     deployment.wait_for({"failed"}, dag_id="refused")
-    assert deployment.query("SELECT try_number FROM task_instance WHERE dag_id = 'refused'") == [(1,)]
+    assert deployment.task_instances("try_number", dag_id="refused") == [(1,)]
     deployment.airflow.sandbox.dials.next(Canned(429, headers={"Retry-After": "2"}))
     deployment.command("dags", "trigger", "talkable_default")
     # The task's own retry_delay is an hour.
     deployment.wait_for({"success"}, dag_id="talkable_default")
-    query = "SELECT try_number FROM task_instance WHERE dag_id = 'talkable_default'"
-    assert deployment.query(query) == [(2,)]
+    assert deployment.task_instances("try_number", dag_id="talkable_default") == [(2,)]
 
 
 def test_a_task_that_is_failed_by_hand_records_what_was_on_the_wire(deployment: Deployment) -> None:
@@ -277,15 +276,15 @@ def test_a_part_is_sent_once_whatever_is_cleared(deployment: Deployment) -> None
     def outcome(tries: int) -> str:
         deadline = time.monotonic() + 150
         # Airflow loses what is cleared before its scheduler has ended the DAG run.
-        query = """
-            SELECT task_instance.state, try_number, dag_run.state
-            FROM task_instance JOIN dag_run USING (dag_id, run_id) WHERE dag_id = 'parts'
-        """
-        while (found := deployment.query(query)) != [("success", tries, "success")]:
+        while (
+            found := (
+                deployment.task_instances("state", "try_number", dag_id="parts"),
+                deployment.query("SELECT state FROM dag_run WHERE dag_id = 'parts'"),
+            )
+        ) != ([("success", tries)], [("success",)]):
             assert time.monotonic() < deadline, f"{found}\n{deployment.all_logs()}"
             time.sleep(0.3)
-        [(results,)] = deployment.query("SELECT value FROM xcom WHERE dag_id = 'parts' AND key = 'results'")
-        [result] = json.loads(results) if isinstance(results, str | bytes) else results
+        [[result]] = xcom(deployment.metadata, "results", dag_id="parts")
         return str(result["outcome"])
 
     deployment.command("dags", "trigger", "parts")
