@@ -141,9 +141,17 @@ class Deployment:
 
     def get(self, path: str) -> Any:
         """What the API server says."""
+        return self._ask("GET", path)
+
+    def post(self, path: str, content: Any) -> Any:
+        """What the API server says to JSON."""
+        return self._ask("POST", path, json=content)
+
+    def _ask(self, method: str, path: str, **more: Any) -> Any:
         address = f"http://127.0.0.1:{self.port}"
         token = requests.get(f"{address}/auth/token", timeout=30).json()["access_token"]
-        answer = requests.get(f"{address}{path}", headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = requests.request(method, f"{address}{path}", headers=headers, timeout=30, **more)
         answer.raise_for_status()
         return answer.json()
 

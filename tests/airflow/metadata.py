@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from airflow.models.dagrun import DagRun
 from airflow.models.taskinstance import TaskInstance
 from sqlalchemy import select
 from sqlalchemy.engine import Engine
@@ -24,6 +25,16 @@ def task_instances(metadata: Engine, *columns: str, **filters: Any) -> list[tupl
     query = select(*(getattr(TaskInstance, column) for column in columns)).filter_by(**filters)
     with Session(metadata) as session:
         return [tuple(row) for row in session.execute(query.order_by(TaskInstance.map_index))]
+
+
+def dag_runs(metadata: Engine, *columns: str, **filters: Any) -> list[tuple[Any, ...]]:
+    """Columns of DAG runs.
+
+    :param filters: The values that columns have, such as ``dag_id``.
+    """
+    query = select(*(getattr(DagRun, column) for column in columns)).filter_by(**filters)
+    with Session(metadata) as session:
+        return [tuple(row) for row in session.execute(query.order_by(DagRun.id))]
 
 
 def xcom(metadata: Engine, key: str, **filters: Any) -> list[Any]:
