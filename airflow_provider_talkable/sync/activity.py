@@ -96,7 +96,7 @@ class Activity:
     """What became of the refunds whose newest entry lies in a period.
 
     :param days: By day, in UTC, how many refunds there are by event.
-    :param late: By day, how many came too late: the advocate had been paid.
+    :param late: By day, how many were late: the advocate had been paid.
     :param open_since: By event, when the oldest of those that are open was written.
     :param delays: Seconds from ``refunded_at`` to Talkable's answer, of the newest, sorted.
     :param last: The newest entry's ``logged_at``, ``dag_id``, ``run_id``, ``task_id`` and ``map_index``.
@@ -188,7 +188,7 @@ def entries_of_task(
 
     :param ledger: An opened ledger.
     :param events: Only those of these events; ``None``: those that failed.
-    :param is_late: Instead those that came too late, whose advocate had been paid.
+    :param is_late: Instead those that were late, whose advocate had been paid.
     :param offset: How many to pass over.
     :param limit: How many to read at most.
     :raises TooMuch: if the database takes longer than :data:`SECONDS`.
