@@ -55,16 +55,18 @@ warehouses: $(VENV)-warehouses/installed $(VENV)-bqemulator/installed  ## One su
 ui-test: $(VENV)/installed  ## Use Airflow's pages in the system's Chromium: connect, test, sync, look
 	$(BIN)/python -m pytest tests/ui
 
-screenshots: $(VENV)/installed  ## The same, and write the pictures in docs/images anew
+screenshots: $(VENV)/installed  ## The same, and write the pictures in docs/images again
 	mkdir -p docs/images
 	UI_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/ui
 
-lint: $(VENV)/installed  ## Check format, style, types, the direction of imports, the words and the workflows
+lint: $(VENV)/installed  ## Check format, style, types, the direction of imports, words, Markdown and workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_words.py
+	$(BIN)/codespell $$(git ls-files)
+	$(BIN)/pymarkdown scan $$(git ls-files '*.md')
 	$(BIN)/zizmor --offline --persona=auditor --quiet .
 
 docs: $(VENV)/installed  ## Build the pages into docs/_build/html; whatever is doubtful is an error
@@ -102,7 +104,7 @@ audit: dist $(VENV)-audit/installed  ## Look for known weaknesses in what the wh
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
 
-lock: $(VENV)/installed  ## Pin the development packages anew
+lock: $(VENV)/installed  ## Pin the development packages again
 	for group in dev bench celery warehouses airflow-2.11 airflow-3.0 airflow-3.1 airflow-3.2; do \
 	  $(LOCK) pyproject.toml --group $$group --output-file requirements/$$group.txt || exit 1; \
 	done

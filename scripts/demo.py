@@ -1,6 +1,6 @@
 """Shows the provider at work: a warehouse, a local Talkable, and the daily sync between them, run twice.
 
-Run it with ``make demo``. Everything it makes lies in ``.demo`` and is made anew each time.
+Run it with ``make demo``. Everything it makes lies in ``.demo`` and is made again each time.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ def examples(count: int, **more: Any) -> settings:
     return settings(max_examples=sized(count), **more)
 
 
-# Its tests share one Airflow, so they run in one process. pytest-xdist's mark for that is lost in pytest 9.2.
-SHARING = "tests/airflow/test_scheduler.py::"
+# They share one Airflow, so they run in one process. pytest-xdist's mark for that is lost in pytest 9.2.
+SHARING = ("tests/airflow/test_scheduler.py::", "tests/airflow/test_kinds_of_run.py::test_each_kind")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -72,7 +72,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return SHARING if nodeid.startswith(SHARING) else nodeid
+            return SHARING[0] if nodeid.startswith(SHARING) else nodeid
 
     return Scheduling(config, log)
 

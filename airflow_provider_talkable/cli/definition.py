@@ -159,7 +159,7 @@ def _summary_arguments(parser: TakesArguments) -> None:
         "--limit",
         type=_count,
         default=100,
-        help="show so many failures at most, the newest; all are counted (default: %(default)s)",
+        help="maximum number of failures to show, the newest first; all are counted (default: %(default)s)",
     )
     _output_argument(parser)
 

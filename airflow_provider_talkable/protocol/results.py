@@ -161,7 +161,7 @@ class RefundResult:
 
     @property
     def late(self) -> bool | None:
-        """Whether the refund came too late; ``None`` if that cannot be told."""
+        """Whether the refund is late; ``None`` if that is unknown."""
         return is_late(is_whole=self.is_whole, paid=self.payment.paid)
 
     @classmethod

@@ -58,7 +58,7 @@ class Activity:
     """What became of the refunds whose newest entry lies in a period.
 
     :param days: By day, in UTC, how many refunds there are by event.
-    :param late_by_day: By day and site, those that came too late.
+    :param late_by_day: By day and site, those that were late: the advocate had been paid.
     :param open_since: By event, when the oldest of those that are open was written.
     :param sites: The sites of all refunds that may be shown, also where one is chosen.
     :param delays: Seconds from ``refunded_at`` to Talkable's answer, of the newest, sorted.

@@ -13,7 +13,7 @@ _NAMED = 3
 
 
 def alert_text(summary: Mapping[str, Any]) -> str:
-    """What a sync came to, in at most eight lines of plain text, for Slack, an e-mail or any other notifier.
+    """The result of a sync, in at most eight lines of plain text, for Slack, an e-mail or any other notifier.
 
     :param summary: The summary, as the sync pushes it to XCom under the key ``summary``.
     """
@@ -24,7 +24,7 @@ def alert_text(summary: Mapping[str, Any]) -> str:
     if failed:
         lines.append(f"Talkable does not have, or may not have, {failed} refunds")
     if summary.get("rewarded"):
-        lines.append(f"{summary['rewarded']} came too late: the advocate had been paid")
+        lines.append(f"{summary['rewarded']} late: the advocate had been paid")
     if summary.get("stopped"):
         lines.append(f"The sync stopped early: {_line(summary['stopped'])}")
     for failure in summary.get("failures", ())[:_NAMED]:

@@ -51,7 +51,7 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Nothing is sent, and the ledger is told why.
+    """Nothing is sent, and the ledger says why.
 
     :param doubt: The ``submitted`` that it is about. If its run still lives, what that writes counts.
     """
@@ -183,7 +183,7 @@ def _note_once(note: Note, newest: Entry | None) -> Decision:
 
 
 def in_words(refund: Row | Entry) -> str:
-    """What Talkable is told of a refund, in words."""
+    """What Talkable receives of a refund, in words."""
     subtotal, moment = refund.refund_subtotal, refund.refunded_at
     amount = "the whole order" if subtotal is None or refund.is_whole else in_digits(subtotal)
     date = "no date" if moment is None else moment.isoformat(timespec="seconds")

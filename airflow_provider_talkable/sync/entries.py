@@ -1,4 +1,4 @@
-"""The entries of the ledger, and what those of one key come to. Pure rules, no I/O."""
+"""The entries of the ledger, and what those of one key result in. Pure rules, no I/O."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class Entry:
 
     @property
     def late(self) -> bool | None:
-        """Whether the refund came too late; ``None`` if that could not be told."""
+        """Whether the refund is late; ``None`` if that is unknown."""
         return is_late(is_whole=self.is_whole, paid=self.payment.paid)
 
     @property
@@ -198,7 +198,7 @@ def counts_otherwise(counted: Decimal | None, told: Decimal | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the entries of one key come to.
+    """What the entries of one key result in.
 
     :param decisive: The newest that says what Talkable made of it.
     :param doubts: Each run's ``submitted`` after it, if nothing says what became of that.

@@ -46,7 +46,7 @@ class Intake:
 
     :param snapshot: The rows.
     :param ledger: The ledger, opened.
-    :param records: What is told of rows that are not sent.
+    :param records: What is recorded of rows that are not sent.
     :param resend: Outcomes to try again although they are settled or held.
     :param resend_keys: Refunds to send again whatever holds them, unless Talkable has them.
     :param void_referral: Whether referrals are voided.
@@ -227,7 +227,7 @@ class Intake:
         self._orders_under_way.discard((row.site_slug, row.origin_slug))
 
     def without_contested(self, batch: Sequence[Row], submitted: Sequence[str]) -> list[Row]:
-        """Those that no other run has come to since they were decided on.
+        """Those that no other run has claimed since the decision.
 
         A second ``submitted`` is seen by at least one of two runs, for each writes its own before it
         looks for the other's: at most one of them sends, and a partial refund is sent at most once.

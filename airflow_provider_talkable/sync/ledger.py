@@ -293,7 +293,7 @@ class Ledger:
 
         :param sent_subtotal: What was sent of the order in all, this refund included.
         :param after: The id of an entry that this one is about: it sorts right after that, and before
-            whatever another run has come to meanwhile.
+            whatever another run has written meanwhile.
         """
         return self._entry(values_of_outcome(row, result, sent_subtotal), after)
 

@@ -55,7 +55,7 @@ class Lookups:
         """The entries of the rows' keys that a decision needs, oldest first.
 
         Where the database can, what came before the newest one that says what Talkable made of a refund is
-        left out; with all entries :meth:`History.of` comes to the same.
+        left out; with all entries :meth:`History.of` gives the same result.
 
         :param settled_before: The id before which that one has to lie, since a run may be alive of which a
             later one says nothing.

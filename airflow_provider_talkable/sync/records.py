@@ -33,7 +33,7 @@ class Records:
 
     :param ledger: The ledger, opened.
     :param summary: What to count in.
-    :param on_result: Called with each row that has come to a result, or had come to it before.
+    :param on_result: Called with each row that has a result, or had it before.
     """
 
     def __init__(

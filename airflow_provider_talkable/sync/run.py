@@ -72,7 +72,7 @@ class RefundSync:
     :param pace: How many at once, and how fast.
     :param rules: What else to do.
     :param summary: Where a resumed run goes on counting requests and seconds.
-    :param on_result: Called with each row that has come to a result, or had come to it before.
+    :param on_result: Called with each row that has a result, or had it before.
     :param reason_to_stop: Asked while the run goes on; once it has a reason, the run ends as by :meth:`stop`.
     :param report: Called every half a minute with the summary so far, in the thread of :meth:`run`.
     """
@@ -246,7 +246,7 @@ class RefundSync:
         return self._intake.next_batch(size, ending=self._ending, closed=self._sender.client.lanes.closed)
 
     def _hand_over(self, batch: list[Row]) -> None:
-        """Write what has come to an outcome and what is about to be sent, then send that."""
+        """Write what has an outcome and what is about to be sent, then send that."""
         # Until it is handed over, an error means that it was not sent.
         self._not_handed_over = batch
         submitted = [self._ledger.submitted(row) for row in batch]

@@ -200,7 +200,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             self._sync.stop("the task was stopped from outside")
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:  # noqa: ARG002
-        """What OpenLineage is told, of a failed task too: the query's tables, the sites, the summary."""
+        """What OpenLineage gets, of a failed task too: the query's tables, the sites, the summary."""
         from airflow_provider_talkable import lineage
 
         summary = self._sync.summary if self._sync else None

@@ -7,18 +7,26 @@ import json
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow import __version__
+from sqlalchemy import create_engine
+from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable.sandbox import Sandbox
 from tests.airflow import commands
+from tests.airflow.metadata import task_instances, xcom
 from tests.conftest import KEY, Sandboxes
+
+if TYPE_CHECKING:
+    from tests.airflow.deployment import Deployment
+    from tests.airflow.shared import Shared
 
 RUN_DATE = datetime(2026, 1, 10, tzinfo=UTC)
 LATE = {"status": "approved", "ad_rewarded": True}
@@ -84,18 +92,20 @@ class Airflow:
 
     def states(self) -> dict[str, set[str]]:
         states: dict[str, set[str]] = {}
-        for task_id, state in self.metadata("SELECT task_id, state FROM task_instance"):
-            states.setdefault(task_id, set()).add(state)
+        with self._engine() as engine:
+            for task_id, state in task_instances(engine, "task_id", "state"):
+                states.setdefault(task_id, set()).add(state)
         return states
 
     def xcom(self, task_id: str, key: str) -> list[Any]:
-        query = f"SELECT value FROM xcom WHERE task_id = '{task_id}' AND key = '{key}' ORDER BY map_index"
-        values = [json.loads(value) for (value,) in self.metadata(query)]
-        # Airflow 3 keeps some as JSON in JSON.
-        return [
-            json.loads(value) if isinstance(value, str) and value.startswith(("[", "{")) else value
-            for value in values
-        ]
+        with self._engine() as engine:
+            return xcom(engine, key, task_id=task_id)
+
+    @contextmanager
+    def _engine(self) -> Iterator[Engine]:
+        engine = create_engine(f"sqlite:///{self.home / 'airflow.db'}")
+        yield engine
+        engine.dispose()
 
 
 @pytest.fixture(scope="session")
@@ -148,6 +158,27 @@ def airflow(tmp_path: Path, sandboxes: Sandboxes, migrated: Path) -> Airflow:
         at = (RUN_DATE - timedelta(hours=1)).isoformat()
         warehouse.execute("INSERT INTO refunds VALUES ('r6', 'F', ?, NULL, 'my-store-de')", (at,))
     return airflow
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, postgres_server: Callable[[], URL]) -> Iterator[Shared]:
+    from tests.airflow.four_sites import deployed
+    from tests.airflow.shared import DAGS, Shared
+
+    shared = Shared(lambda: deployed(DAGS, tmp_path_factory.mktemp("deployment"), postgres_server))
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def deployment(shared: Shared) -> Deployment:
+    """Four sites with 200 refunds each, of which every tenth is unknown and every fifth partial."""
+    from tests.airflow.four_sites import fill, forget_runs
+
+    deployment = shared.get()
+    forget_runs(deployment)
+    fill(deployment)
+    return deployment
 
 
 # Fixtures whose tests run Airflow in a process. A test that runs one without them says so itself.

@@ -135,9 +135,10 @@ with create_session() as session:
     session.add(ti)
     session.flush()
     ids = dict(dag_id="shop", run_id=run.run_id, task_id="sync", map_index=-1)
-    session.execute(insert(XComModel).values(**ids, dag_run_id=run.id, key="summary", value={{
+    XComModel.set("summary", {{
         "outcomes": {{"refunded": 3, "not_found": 1, "rejected": 60}}, "skipped": 4, "rewarded": 1,
-        "requests": 70, "throttled_requests": 2, "rate": 3.5, "stopped": None}}))
+        "requests": 70, "throttled_requests": 2, "rate": 3.5, "stopped": None}},
+        **ids, serialize=False, session=session)
     fields = dict(sql_conn_id="shop_warehouse", ledger_conn_id=None, ledger_table="talkable_refund_ledger",
                   ledger_schema=None)
     session.execute(insert(RenderedTaskInstanceFields).values(**ids, rendered_fields=fields))

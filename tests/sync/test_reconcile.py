@@ -404,7 +404,9 @@ def test_without_an_address_or_an_answer_it_is_unknown(shop: Shop) -> None:
     assert (summary.asked, summary.unknown) == (3, 4)
     assert by_kind(shop) == {"rewarded": {"D", "E"}}
     assert summary.rewards == {}
-    assert "Unknown: 4 have no email, or a referral that cannot be told from another" in list(summary.lines())
+    assert "Unknown: 4 have no email, or a referral that is not the only one possible" in list(
+        summary.lines()
+    )
 
 
 def test_a_person_that_talkable_does_not_know_is_an_answer(shop: Shop) -> None:
@@ -495,7 +497,7 @@ def test_what_the_log_ends_with() -> None:
         "Refunds: 4 in 5 rows, refunded from 2026-01-02 00:00:00+00:00 to 2026-01-02 00:00:00+00:00",
         "Discrepancies: 2 rewarded, 1 missing",
         "Talkable was asked about 3 of them, 1 without an answer",
-        "Unknown: 2 have no email, or a referral that cannot be told from another",
+        "Unknown: 2 have no email, or a referral that is not the only one possible",
         "Paid to advocates of refunded orders: 20.00 EUR, to their friends 5.00 EUR",
         "Paid to advocates of refunded orders: 0.50 USD, to their friends 0.00 USD",
         "Paid besides, which is no money: 3 percentage, 1 other",
