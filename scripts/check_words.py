@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-READ = ("*.md", "docs/**/*.md", "example_dags/*.py")
+READ = ("*.md", "docs/**/*.md", "airflow_provider_talkable/example_dags/*.py")
 # What does not belong, and what to say instead.
 INSTEAD = {
     r"mend(s|ed|ing)?": "fix",
