@@ -96,7 +96,7 @@ def airflow(sandbox: Sandbox, *arguments: str) -> None:
     environment = {
         **os.environ,
         "AIRFLOW_HOME": str(DEMO / "airflow"),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "airflow_provider_talkable" / "example_dags"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "example_dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW_CONN_SHOP_WAREHOUSE": json.dumps({"conn_type": "sqlite", "host": str(WAREHOUSE)}),
         "AIRFLOW_CONN_TALKABLE_DEFAULT": f"talkable://http://:{sandbox.api_key}@{host}/?site_slug=my-store",
@@ -165,7 +165,7 @@ NEXT = f"""
 Where to look next:
   {DAG_LOG.relative_to(ROOT)}             the whole log of the run
   {WAREHOUSE.relative_to(ROOT)}   the refunds, and the table talkable_refund_ledger
-  airflow_provider_talkable/example_dags/{DAG_ID}.py
+  example_dags/{DAG_ID}.py
   README.md                 how to use it in your own Airflow
   .venv/bin/python -m airflow_provider_talkable.sandbox --help    a local Talkable for your own DAGs"""
 

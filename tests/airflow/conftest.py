@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 RUN_DATE = datetime(2026, 1, 10, tzinfo=UTC)
 LATE = {"status": "approved", "ad_rewarded": True}
-EXAMPLES = Path(__file__).parents[2] / "airflow_provider_talkable" / "example_dags"
+EXAMPLES = Path(__file__).parents[2] / "example_dags"
 
 
 @dataclass

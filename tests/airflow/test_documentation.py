@@ -41,7 +41,7 @@ from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
 from airflow_provider_talkable.sync.reconcile import Report, report_columns
 from airflow_provider_talkable.sync.rows import ROW_COLUMNS, Row
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
-from tests.airflow.conftest import EXAMPLES, LATE, RUN_DATE, Airflow
+from tests.airflow.conftest import LATE, RUN_DATE, Airflow
 from tests.conftest import Sandboxes
 from tests.documents import ROOT, block, blocks, commands, pages, table
 from tests.shop import Shop
@@ -436,16 +436,14 @@ def test_the_examples_shown_are_run() -> None:
     shown = {
         name
         for text in pages().values()
-        for name in re.findall(
-            r"^```{literalinclude} \.\./airflow_provider_talkable/example_dags/(\w+)\.py$", text, re.MULTILINE
-        )
+        for name in re.findall(r"^```{literalinclude} \.\./example_dags/(\w+)\.py$", text, re.MULTILINE)
     }
     tested = set(
         re.findall(
             r'airflow\.run\(\s*"(\w+)"', (ROOT / "tests" / "airflow" / "test_example_dags.py").read_text()
         )
     )
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == shown <= tested
+    assert {path.stem for path in (ROOT / "example_dags").glob("*.py")} == shown <= tested
 
 
 @pytest.mark.airflow_process

@@ -34,8 +34,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
         names = archive.namelist()
     info = "-".join(wheel.name.split("-")[:2]) + ".dist-info"
     about = ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE")
+    examples = {f"airflow_provider_talkable/{name}" for name in tracked("example_dags")}
     assert sorted(names) == sorted(
-        tracked("airflow_provider_talkable") | {f"{info}/{name}" for name in about}
+        tracked("airflow_provider_talkable") | examples | {f"{info}/{name}" for name in about}
     )
     assert "airflow_provider_talkable/py.typed" in names
 
