@@ -38,7 +38,7 @@ OPEN = frozenset(
 
 @dataclass(slots=True)
 class Late:
-    """Refunds that came too late: the advocate had been paid.
+    """Late refunds: the advocate had been paid.
 
     :param refunds: How many they are.
     :param money: What the advocates were paid in money, in the shop's currency, as far as it is known.
@@ -89,11 +89,11 @@ class Activity:
 
     @property
     def late(self) -> int:
-        """How many refunds came too late."""
+        """How many refunds were late."""
         return sum(each.refunds for each in self.late_by_day.values())
 
     def late_by_site(self) -> dict[str, Late]:
-        """Those that came too late, by site: each has its own currency."""
+        """Those that were late, by site: each has its own currency."""
         found: dict[str, Late] = {}
         for (_, site), late in sorted(self.late_by_day.items()):
             found[site] = found.get(site, Late()) + late

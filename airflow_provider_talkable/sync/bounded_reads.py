@@ -51,7 +51,7 @@ class TooMuch(TalkableError):
 
 
 def bounded(ledger: Ledger, reading: Callable[[Connection, Table], T]) -> T:
-    """Read from the ledger's table, for at most :data:`SECONDS` where the database can be told so.
+    """Read from the ledger's table, for at most :data:`SECONDS` where the database has a limit for it.
 
     :raises TooMuch: if it takes longer.
     :raises LedgerError: if the database does not let it.

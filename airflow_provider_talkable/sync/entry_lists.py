@@ -70,7 +70,7 @@ def entries_of_task(
 
     :param ledger: An opened ledger.
     :param events: Only those of these events; ``None``: those that failed.
-    :param is_late: Instead those that came too late, whose advocate had been paid.
+    :param is_late: Instead those that were late, whose advocate had been paid.
     :param offset: How many to pass over.
     :param limit: How many to read at most.
     :raises TooMuch: if the database takes longer than a page may.
