@@ -55,8 +55,8 @@ entries_of_a_key = st.tuples(
 rows = st.tuples(refunds, st.sampled_from([None] * 6 + [Outcome.INVALID, Outcome.CONFLICT]), entries_of_a_key)
 options = st.fixed_dictionaries(
     {
-        "resend": st.sets(st.sampled_from(Outcome)),
-        "is_doubtful_site": st.booleans(),
+        "resend": st.just(set[Outcome]()) | st.sets(st.sampled_from(Outcome), max_size=2),
+        "is_doubtful_site": st.sampled_from([False] * 3 + [True]),
         "void_referral": st.booleans(),
         "writer": st.sampled_from(["", *WRITERS]),
     }
@@ -138,7 +138,7 @@ def test_what_is_left_out_would_have_been_skipped(database: URL, engines: Callab
                 assert not decision.entry.is_of_this_task
 
     leave_out()
-    assert all(seen[way] > 20 for way in ("left out", "skipped", "decided")), seen
+    assert all(seen[way] for way in ("left out", "skipped", "decided")), seen
 
 
 def test_rows_with_one_key_and_letters_of_all_kinds_are_kept_apart(
