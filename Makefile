@@ -90,6 +90,19 @@ dist: $(VENV)/installed  ## Build what is released, and check what is in it
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m pytest tests/release
 
+.PHONY: release-check
+release-check:  ## Do all that a release needs, short of publishing, in a clean clone of the newest commit
+	rm -rf .release
+	git clone --quiet . .release
+	$(MAKE) -C .release PYTHON=$(PYTHON) lint docs dist
+	cd .release && $(BIN)/python scripts/check_release.py
+
+.PHONY: licences
+licences: $(VENV)/installed  ## List the licences of all that the wheel brings in docs/reference/licences.md
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --wheel
+	WRITE_LICENCES=1 $(BIN)/python -m pytest tests/release/test_empty_airflow.py -k "licences and 3.3"
+
 audit: dist $(VENV)-audit/installed  ## Look for known weaknesses in what the wheel needs, and list that in sbom.cdx.json
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-wheel
 	$(BIN)/uv pip install --quiet --python $(VENV)-wheel/bin/python \
@@ -110,7 +123,7 @@ lock: $(VENV)/installed  ## Pin the development packages again
 	$(LOCK) --group bqemulator --output-file requirements/bqemulator.txt
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-audit $(VENV)-bench $(VENV)-bqemulator $(VENV)-celery $(VENV)-warehouses $(VENV)-wheel .nox .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist sbom.cdx.json docs/_build
+	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-audit $(VENV)-bench $(VENV)-bqemulator $(VENV)-celery $(VENV)-warehouses $(VENV)-wheel .nox .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist sbom.cdx.json docs/_build .release
 
 # uv installs everything, itself excepted: it comes from the pins of the others.
 $(VENV)/installed: requirements/dev.txt pyproject.toml
