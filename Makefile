@@ -32,15 +32,15 @@ test-airflow-2: $(VENV)-airflow-2/installed  ## Run all tests on the oldest Airf
 	$(VENV)-airflow-2/bin/python $(TESTS)
 
 # Each version is a target of its own, so that `make -j2 matrix` runs two of them at a time.
-MATRIX := $(addprefix matrix-,2.11 3.0 3.1 3.2 3.3)
-SMOKE := $(addprefix smoke-,3.0 3.1 3.2)
+MATRIX := $(addprefix matrix-,2.11 3.0 3.1 3.2 3.3 3.4)
+SMOKE := $(addprefix smoke-,3.0 3.1 3.2 3.4)
 .PHONY: $(MATRIX) $(SMOKE)
 
 matrix: $(MATRIX)  ## Run all tests on each Airflow and Python of the matrix; takes hours
 $(MATRIX): matrix-%: $(VENV)/installed
 	$(BIN)/nox --tags tests-$*
 
-smoke: $(SMOKE)  ## Run what differs between versions of Airflow on 3.0, 3.1 and 3.2
+smoke: $(SMOKE)  ## Run what differs between versions of Airflow on 3.0, 3.1, 3.2 and 3.4
 $(SMOKE): smoke-%: $(VENV)/installed
 	$(BIN)/nox --session "smoke(airflow-$*-python-3.11)"
 
@@ -116,7 +116,7 @@ LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashe
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
 
 lock: $(VENV)/installed  ## Pin the development packages again
-	for group in dev bench celery warehouses airflow-2.11 airflow-3.0 airflow-3.1 airflow-3.2; do \
+	for group in dev bench celery warehouses airflow-2.11 airflow-3.0 airflow-3.1 airflow-3.2 airflow-3.4; do \
 	  $(LOCK) pyproject.toml --group $$group --output-file requirements/$$group.txt || exit 1; \
 	done
 	$(LOCK) --group audit --output-file requirements/audit.txt
