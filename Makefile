@@ -34,15 +34,15 @@ test-airflow-2: $(VENV)-airflow-2/installed  ## Run all tests on the oldest Airf
 	$(VENV)-airflow-2/bin/python $(TESTS)
 
 # Each version is a target of its own, so that `make -j2 matrix` runs two of them at a time.
-MATRIX := $(addprefix matrix-,2.11 3.0 3.1 3.2 3.3)
-SMOKE := $(addprefix smoke-,3.0 3.1 3.2)
+MATRIX := $(addprefix matrix-,2.11 3.0 3.1 3.2 3.3 3.4)
+SMOKE := $(addprefix smoke-,3.0 3.1 3.2 3.4)
 .PHONY: $(MATRIX) $(SMOKE)
 
 matrix: $(MATRIX)  ## Run all tests on each Airflow and Python of the matrix; takes hours
 $(MATRIX): matrix-%: $(VENV)/installed
 	$(BIN)/nox --tags tests-$*
 
-smoke: $(SMOKE)  ## Run what differs between versions of Airflow on 3.0, 3.1 and 3.2
+smoke: $(SMOKE)  ## Run what differs between versions of Airflow on 3.0, 3.1, 3.2 and 3.4
 $(SMOKE): smoke-%: $(VENV)/installed
 	$(BIN)/nox --session "smoke(airflow-$*-python-3.11)"
 
@@ -92,6 +92,19 @@ dist: $(VENV)/installed  ## Build what is released, and check what is in it
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m pytest tests/release
 
+.PHONY: release-check
+release-check:  ## Do all that a release needs, short of publishing, in a clean clone of the newest commit
+	rm -rf .release
+	git clone --quiet . .release
+	$(MAKE) -C .release PYTHON=$(PYTHON) lint docs dist
+	cd .release && $(BIN)/python scripts/check_release.py
+
+.PHONY: licences
+licences: $(VENV)/installed  ## List the licences of all that the wheel brings in docs/reference/licences.md
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --wheel
+	WRITE_LICENCES=1 $(BIN)/python -m pytest tests/release/test_empty_airflow.py -k "licences and 3.3"
+
 audit: dist $(VENV)-audit/installed  ## Look for known weaknesses in what the wheel needs, and list that in sbom.cdx.json
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-wheel
 	$(BIN)/uv pip install --quiet --python $(VENV)-wheel/bin/python \
@@ -105,14 +118,14 @@ LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashe
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
 
 lock: $(VENV)/installed  ## Pin the development packages again
-	for group in dev bench celery warehouses airflow-2.11 airflow-3.0 airflow-3.1 airflow-3.2; do \
+	for group in dev bench celery warehouses airflow-2.11 airflow-3.0 airflow-3.1 airflow-3.2 airflow-3.4; do \
 	  $(LOCK) pyproject.toml --group $$group --output-file requirements/$$group.txt || exit 1; \
 	done
 	$(LOCK) --group audit --output-file requirements/audit.txt
 	$(LOCK) --group bqemulator --output-file requirements/bqemulator.txt
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-audit $(VENV)-bench $(VENV)-bqemulator $(VENV)-celery $(VENV)-warehouses $(VENV)-wheel .nox .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist sbom.cdx.json docs/_build
+	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-audit $(VENV)-bench $(VENV)-bqemulator $(VENV)-celery $(VENV)-warehouses $(VENV)-wheel .nox .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist sbom.cdx.json docs/_build .release
 
 # uv installs everything, itself excepted: it comes from the pins of the others.
 $(VENV)/installed: requirements/dev.txt pyproject.toml

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from airflow.configuration import conf
+from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_talkable.hooks.ledger import TalkableLedgerHook
 from airflow_provider_talkable.sync.ledger import DEFAULT_TABLE, Ledger

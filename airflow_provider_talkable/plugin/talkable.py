@@ -6,8 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow import __version__
-from airflow.configuration import conf
-from airflow.plugins_manager import AirflowPlugin
+from airflow.providers.common.compat.sdk import AirflowPlugin, conf
 
 PREFIX = "/talkable"
 """Where the pages are, below the API server's address."""

@@ -41,7 +41,7 @@ def find(dag_id: str, run_id: str, task_id: str, map_index: int) -> SyncTask | N
             return None
         run = session.scalar(select(DagRun).filter_by(dag_id=dag_id, run_id=run_id))
         value = session.scalar(select(XComModel.value).filter_by(**ids, key="summary"))
-        fields = session.scalar(select(RenderedTaskInstanceFields.rendered_fields).filter_by(**ids))
+        fields = RenderedTaskInstanceFields.get_templated_fields(ti, session=session)
         times = [run.run_after, run.start_date, ti.start_date] if run else []
         since = min((time for time in times if time), default=datetime.now(UTC))
         summary = XComModel.deserialize_value(_Value(value)) if value is not None else None

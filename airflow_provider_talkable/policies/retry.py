@@ -15,7 +15,7 @@ from airflow_provider_talkable.protocol.errors import (
 )
 
 try:
-    from airflow.sdk import RetryDecision, RetryPolicy
+    from airflow.providers.common.compat.sdk import RetryDecision, RetryPolicy
 except ImportError as error:
     raise ImportError("Retry policies need Airflow 3.3 or newer; leave retry_policy out") from error
 

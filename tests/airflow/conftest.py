@@ -165,7 +165,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory, postgres_server: Callable[[
     from tests.airflow.four_sites import deployed
     from tests.airflow.shared import DAGS, Shared
 
-    shared = Shared(lambda: deployed(DAGS, tmp_path_factory.mktemp("deployment"), postgres_server))
+    # How often Airflow 3 and 2 look for new files.
+    often = {
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+        "AIRFLOW__SCHEDULER__DAG_DIR_LIST_INTERVAL": "5",
+    }
+    shared = Shared(lambda: deployed(DAGS, tmp_path_factory.mktemp("deployment"), postgres_server, often))
     yield shared
     shared.close()
 

@@ -119,7 +119,6 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from airflow.utils.types import DagRunType, DagRunTriggeredByType
-from sqlalchemy import insert
 
 with create_session() as session:
     version = DagVersion.get_latest_version("shop", session=session)
@@ -141,7 +140,7 @@ with create_session() as session:
         **ids, serialize=False, session=session)
     fields = dict(sql_conn_id="shop_warehouse", ledger_conn_id=None, ledger_table="talkable_refund_ledger",
                   ledger_schema=None)
-    session.execute(insert(RenderedTaskInstanceFields).values(**ids, rendered_fields=fields))
+    session.add(RenderedTaskInstanceFields(ti, render_templates=False, rendered_fields=fields))
 from airflow.api_fastapi.app import get_auth_manager, init_auth_manager
 manager = init_auth_manager()
 users = {{"admin": "ADMIN", "finance": "VIEWER", "nobody": "VIEWER"}}
