@@ -77,9 +77,9 @@ class Turns:
             until = min(until, max(0, self._sender.unfinished - 1))
         seconds = self._ledger.append_seconds
         if is_slow(seconds):
-            # A slow one is asked for as many at once as may be in doubt.
-            if intake.is_full and not is_fed:
-                until = max(0, outstanding - intake.parts_under_way)
+            # It is asked for as many at once as may be in doubt: those under way make room first.
+            if intake.parts_under_way and not is_fed:
+                until = min(until, max(0, outstanding - intake.parts_under_way))
             return until, min(seconds, _LONGEST_TICK)
         if is_fed or not intake.is_full:
             return until, _TICK
