@@ -93,7 +93,6 @@ def once(database: str, count: int, way: str) -> Took:
             resend=frozenset(),
             resend_keys=frozenset(),
             void_referral=False,
-            most_parts=24,
         )
         cpu = time.process_time()
         while not intake.is_empty:

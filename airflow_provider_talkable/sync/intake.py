@@ -50,8 +50,6 @@ class Intake:
     :param resend: Outcomes to try again although they are settled or held.
     :param resend_keys: Refunds to send again whatever holds them, unless Talkable has them.
     :param void_referral: Whether referrals are voided.
-    :param most_parts: How many partial refunds may be without their outcome in the ledger at a time: a kill
-        leaves these in doubt.
     """
 
     def __init__(
@@ -63,7 +61,6 @@ class Intake:
         resend: AbstractSet[Outcome],
         resend_keys: AbstractSet[str],
         void_referral: bool,
-        most_parts: int,
     ) -> None:
         self.is_held = False
         """Whether nothing can be sent before the next answer."""
@@ -77,8 +74,10 @@ class Intake:
         self._resend = resend
         self._resend_keys = resend_keys
         self._void_referral = void_referral
-        self._most_parts = most_parts
-        self._parts_under_way = 0
+        self.most_parts = 1
+        """How many partial refunds may be without their outcome in the ledger at a time."""
+        self.parts_under_way = 0
+        """How many are."""
         self._orders_under_way: set[Key] = set()
         self._left_before: dict[Key, str] = {}
         self._queues = deque(SiteQueue(slug) for slug in snapshot.queues)
@@ -119,7 +118,8 @@ class Intake:
         said = None
         if not self._records.is_asked_for_each:
             keys = self._snapshot.keys_ahead(count, queue.site_slug)
-            said = self._ledger.newest(queue.site_slug or next(iter(self._snapshot.sites), ""), keys)
+            site_slug = queue.site_slug or next(iter(self._snapshot.sites), "")
+            said = self._ledger.newest(site_slug, keys) if keys else None
         found = self._snapshot.take_unsettled(count, queue.site_slug, said)
         self._records.skip_settled(found.settled)
         queue.undecided.extend(found.rows)
@@ -151,7 +151,7 @@ class Intake:
         :param closed: The lanes of sites to which nothing more is sent.
         """
         queues = self._open_queues()
-        parts = self._most_parts // (sum(queue.site_slug not in closed for queue in queues) or 1)
+        parts = self.most_parts // (sum(queue.site_slug not in closed for queue in queues) or 1)
         batch: list[Row] = []
         waiting = 0
         self.is_full = False
@@ -183,7 +183,7 @@ class Intake:
             elif (order := (row.site_slug, row.origin_slug)) in self._orders_under_way or order in behind:
                 waiting.append(row)
             elif not row.is_whole and (
-                queue.parts_under_way >= parts or self._parts_under_way >= self._most_parts
+                queue.parts_under_way >= parts or self.parts_under_way >= self.most_parts
             ):
                 waiting.append(row)
                 behind.add(order)
@@ -193,7 +193,7 @@ class Intake:
                 self._left_before.pop((row.site_slug, row.refund_key), None)
                 queue.under_way += 1
                 queue.parts_under_way += not row.is_whole
-                self._parts_under_way += not row.is_whole
+                self.parts_under_way += not row.is_whole
                 batch.append(row)
         queue.decided.extendleft(reversed(waiting))
         self.is_full |= bool(behind)
@@ -223,7 +223,7 @@ class Intake:
         queue = self._queue(row)
         queue.under_way -= 1
         queue.parts_under_way -= not row.is_whole
-        self._parts_under_way -= not row.is_whole
+        self.parts_under_way -= not row.is_whole
         self._orders_under_way.discard((row.site_slug, row.origin_slug))
 
     def without_contested(self, batch: Sequence[Row], submitted: Sequence[str]) -> list[Row]:
@@ -265,12 +265,14 @@ class Intake:
         self._records.note(row, outcome, message, is_known=is_known)
 
     def _decision(self, row: Row, history: History) -> Decision:
+        decisive = history.decisive
+        is_unknown = decisive is not None and decisive.event == Outcome.NOT_FOUND
         return decide(
             row,
             history,
             resend=self._resend,
             resend_keys=self._resend_keys,
             writer=self._ledger.writer,
-            is_doubtful_site=self._records.sites.is_doubtful(row.site_slug),
+            is_doubtful_site=is_unknown and self._records.sites.is_doubtful(row.site_slug),
             void_referral=self._void_referral,
         )

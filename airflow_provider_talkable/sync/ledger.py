@@ -115,6 +115,9 @@ class Ledger:
             not there once it was made.
         """
         self._exists = self._own.open(create=create)
+        # Each statement takes so long at least, whatever is in it.
+        self.append_seconds = self._own.seconds
+        self._look_up_size.learn(self._look_up_size.keys, self._own.seconds)
         if self.is_new:
             place = self._engine.url.set(username=None, password=None, query={})
             log.warning(

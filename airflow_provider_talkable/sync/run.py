@@ -30,8 +30,6 @@ from airflow_provider_talkable.sync.turns import Turns
 
 log = logging.getLogger(__name__)
 
-# Times as many as may be on the wire. Fewer, and the ledger holds up the sending.
-_PARTS_AHEAD = 1.5
 _THROTTLED = 5.0  # seconds of nothing but 429 that are worth a line
 
 
@@ -100,7 +98,6 @@ class RefundSync:
         self._snapshot = snapshot
         self._ledger = ledger
         self._reason_to_stop = reason_to_stop
-        ledger.longest_sending = longest_sending(config.timeout, policy, pace)
         self._is_pausing = rules.pause_when_throttled
         self._records = Records(ledger, self.summary, on_result)
         self._intake = Intake(
@@ -110,7 +107,6 @@ class RefundSync:
             resend=rules.resend,
             resend_keys=rules.resend_keys,
             void_referral=rules.void_referral,
-            most_parts=int(_PARTS_AHEAD * pace.max_in_flight),
         )
         self._sender = Sender[Row, Refund, RefundResult](
             config,
@@ -120,7 +116,14 @@ class RefundSync:
             new_judge=lambda site_slug: Streak(site_slug, abort_after=rules.abort_after).judge,
         )
         self._progress = Progress(snapshot.refunds, report=report)
-        self._turns = Turns(ledger, self._intake, self._sender, self._progress, pace.max_in_flight)
+        self._turns = Turns(
+            ledger,
+            self._intake,
+            self._sender,
+            self._progress,
+            pace.max_in_flight,
+            lambda parts: longest_sending(config.timeout, policy, pace, waiting=parts),
+        )
         self._stop_asked: TalkableError | None = None
         self._ending: TalkableError | None = None
         self._ended_at: float | None = None
@@ -255,7 +258,9 @@ class RefundSync:
             batch, submitted = self._without_refused(batch, submitted, refused)
         if not all(row.is_whole for row in batch):
             batch = self._intake.without_contested(batch, [entry["entry_id"] for entry in submitted])
-        self._sender.put((row, row.refund) for row in batch)
+        self._sender.put((row, row.refund) for row in batch if row.is_whole)
+        # In doubt as long as they wait for their turn.
+        self._sender.put(((row, row.refund) for row in batch if not row.is_whole), first=True)
         self._not_handed_over = []
 
     def _without_refused(

@@ -132,7 +132,7 @@ class Snapshot:
             return found
 
     def keys_ahead(self, count: int, site_slug: str | None = None) -> str:
-        """The keys of the next rows, as a list in JSON.
+        """The keys of the next rows, as a list in JSON; nothing when all were taken.
 
         :param count: How many.
         :param site_slug: Of which site; ``None``: of any.
@@ -140,7 +140,7 @@ class Snapshot:
         query, given = self._of_site(_AHEAD, site_slug)
         with _explained():
             [(keys,)] = self._database.execute(query, (*given, count))
-            return str(keys)
+            return "" if keys == "[]" else str(keys)
 
     def take(self, count: int, site_slug: str | None = None) -> list[Row]:
         """The next rows, at most ``count``; none when all were taken.

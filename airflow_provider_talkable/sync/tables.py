@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -34,6 +35,10 @@ _INDEXING = ("sqlite", "postgresql", "mysql", "mariadb")
 # Their keys are none, or a promise that nobody checks.
 _WITHOUT_KEYS = ("bigquery", "databricks")
 _ADD_WITHOUT_COLUMN = ("mssql", "oracle")
+_POSTGRES_INDEXES = text(
+    "SELECT relname FROM pg_catalog.pg_index JOIN pg_catalog.pg_class ON pg_class.oid = indexrelid"
+    " WHERE indrelid = CAST(:table AS regclass)"
+)
 _NEEDS_NO_QUOTES = re.compile("[a-z][a-z0-9_]*")
 
 PATIENCE = 120.0
@@ -89,6 +94,8 @@ class OwnTable:
             self._indexes += [_index_of_moment(self.table, indexed_moment)] if indexed_moment else []
         self.is_new = False
         """Whether :meth:`open` has made it."""
+        self.seconds = 0.0
+        """How long it took to read nothing from it."""
         self.stopping = False
         """Whether there is no time left to wait for a database that is gone."""
 
@@ -191,7 +198,9 @@ class OwnTable:
         nothing = select(text("*")).select_from(self.table).where(text("1 = 0"))
         try:
             with self.engine.connect() as connection:
+                began = time.monotonic()
                 names = list(connection.execute(nothing).keys())
+                self.seconds = time.monotonic() - began
         except DBAPIError as error:
             if is_missing_table(error):
                 return None
@@ -230,8 +239,7 @@ class OwnTable:
     def _add_indexes(self) -> None:
         if not self._indexes or self.is_new:
             return
-        there = inspect(self.engine).get_indexes(self.table.name, schema=self.table.schema)
-        names = [index["name"] for index in there]
+        names = self._index_names()
         for index in self._indexes:
             if index.name in names:
                 continue
@@ -240,6 +248,15 @@ class OwnTable:
             except DBAPIError as error:
                 # Another task has made it in this moment; or else look-ups by it only take longer.
                 log.info("The %s %s has no index %s: %s", self.what, self.name, index.name, short(error))
+
+    def _index_names(self) -> list[str | None]:
+        if self.engine.dialect.name != "postgresql":
+            there = inspect(self.engine).get_indexes(self.table.name, schema=self.table.schema)
+            return [index["name"] for index in there]
+        # Reflection takes five statements.
+        table = self.engine.dialect.identifier_preparer.format_table(self.table)
+        with self.engine.connect() as connection:
+            return list(connection.execute(_POSTGRES_INDEXES, {"table": table}).scalars())
 
     def _adding(self, column: Column[Any]) -> str:
         dialect = self.engine.dialect

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,7 +14,13 @@ from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.rows import Row
-from airflow_provider_talkable.sync.statement_sizes import LookUpSize, batch_size, most_parameters, most_rows
+from airflow_provider_talkable.sync.statement_sizes import (
+    LookUpSize,
+    batch_size,
+    most_parameters,
+    most_rows,
+    parts_at_a_time,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +57,32 @@ def test_fewer_keys_are_looked_up_once_it_takes_too_long() -> None:
 )
 def test_a_batch_is_as_many_as_are_sent_while_two_are_written(rate: float, append: float, size: int) -> None:
     assert batch_size(16, rate, append) == size
+
+
+@pytest.mark.parametrize(
+    ("before", "left", "size"),
+    [(300, 0, 600), (300, 100, 300), (300, 200, 128), (1500, 0, 2000)],
+    ids=["all sent", "most sent", "few sent", "at most"],
+)
+def test_a_batch_grows_while_a_slow_ledger_holds_up_the_sending(before: int, left: int, size: int) -> None:
+    assert batch_size(16, 10, 1, before=before, left=left) == size
+    assert batch_size(16, 10, 0.01, before=before, left=left) == 16
+
+
+@pytest.mark.parametrize(
+    ("rate", "append", "parts"),
+    [
+        pytest.param(1_000, 0.01, 24, id="fast"),
+        pytest.param(math.inf, 0.5, 96, id="slow"),
+        pytest.param(math.inf, 10, 96, id="at most"),
+        pytest.param(8, 2, 48, id="as many as are sent meanwhile"),
+        pytest.param(1, 2, 24, id="no fewer"),
+    ],
+)
+def test_more_parts_are_in_doubt_only_where_statements_are_slow(
+    rate: float, append: float, parts: int
+) -> None:
+    assert parts_at_a_time(16, rate, append) == parts
 
 
 @pytest.mark.parametrize(("dialect", "rows"), [("databricks", 8), ("mssql", 64), ("redshift", 967)])
