@@ -152,6 +152,11 @@ class Ledger:
         self._own.patiently(change, needs=needs)
 
     @property
+    def seconds(self) -> float:
+        """How long its database was waited for."""
+        return self._own.seconds
+
+    @property
     def query(self) -> str:
         """The statement, in the database's own SQL, that selects what this task has written in this run."""
         by_age = self._table.columns.entry_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -89,6 +90,8 @@ class OwnTable:
             self._indexes += [_index_of_moment(self.table, indexed_moment)] if indexed_moment else []
         self.is_new = False
         """Whether :meth:`open` has made it."""
+        self.seconds = 0.0
+        """How long the database was waited for."""
         self.stopping = False
         """Whether there is no time left to wait for a database that is gone."""
 
@@ -131,6 +134,7 @@ class OwnTable:
             ),
             reraise=True,
         )
+        began = time.monotonic()
         try:
             return retrying(call)
         except (SQLAlchemyError, UnicodeError, OverflowError) as error:
@@ -149,6 +153,8 @@ class OwnTable:
                 f"The {self.what} {self.name} cannot be used ({short(error)}); the connection needs to be "
                 f"allowed {needs}"
             ) from None
+        finally:
+            self.seconds += time.monotonic() - began
 
     def _open(self, *, create: bool) -> bool:
         names = self._column_names()

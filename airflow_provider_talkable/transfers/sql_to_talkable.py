@@ -45,7 +45,15 @@ _LONGEST_DEFERRAL = 6 * 3600.0
 # https://github.com/apache/airflow/issues/72716
 _SHORTEST_POLL = 10.0
 # What the ledger does not know, and a resumed run goes on counting.
-_CARRIED = ("sent", "requests", "lookups", "throttled_requests", "seconds", "ledger_created")
+_CARRIED = (
+    "sent",
+    "requests",
+    "lookups",
+    "throttled_requests",
+    "seconds",
+    "ledger_seconds",
+    "ledger_created",
+)
 _ERRORS: dict[str, type[TalkableError]] = {
     kind.outcome: kind
     for kind in (
