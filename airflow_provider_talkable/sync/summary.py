@@ -160,7 +160,8 @@ class Summary:
         }
 
     def warnings(self) -> Iterator[str]:
-        """What somebody should look at, a line for each refund."""
+        """What somebody should look at: what thresholds warn of, then a line for each refund."""
+        yield from self.alerts
         for failure in self.failures:
             yield f"{described(failure)}: {failure['outcome']}: {failure['error_message']}"
         failed = sum(self.outcomes[outcome] for outcome in _FAILURES)
