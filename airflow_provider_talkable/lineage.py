@@ -61,13 +61,13 @@ def of_refunds(base_url: str, site_slugs: Iterable[str]) -> OperatorLineage[Any,
 def of_sync(
     base_url: str, site_slugs: Iterable[str], *, sql: str, sql_conn_id: str, summary: Summary | None
 ) -> OperatorLineage[Any, Any]:
-    """The lineage of a sync, with the tables that its query reads and, of a single site, how many it sent."""
+    """The lineage of a sync, with the tables that its query reads and how many refunds each site took."""
     sites = list(site_slugs)
     lineage = of_refunds(base_url, sites)
     if summary:
-        if len(sites) == 1:
-            # A summary counts no sites apart.
-            lineage.outputs = [_counted(dataset(base_url, sites[0]), summary.outcomes["refunded"])]
+        lineage.outputs = [
+            _counted(dataset(base_url, site), summary.site(site).outcomes["refunded"]) for site in sites
+        ]
         numbers = summary.as_dict()
         lineage.run_facets[FACET] = TalkableRefundsRunFacet(
             throttledRequests=numbers["throttled_requests"],

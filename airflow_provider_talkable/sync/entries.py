@@ -53,6 +53,18 @@ NOTHING_HAPPENED = frozenset({Outcome.ABORTED, Outcome.THROTTLED})
 OF_THE_ROW = frozenset({Outcome.INVALID, Outcome.CONFLICT})
 """The outcomes that say something of a row, and nothing of what Talkable has."""
 
+OPEN = frozenset(
+    {
+        SUBMITTED,
+        Outcome.UNCONFIRMED.value,
+        Outcome.FAILED.value,
+        Outcome.THROTTLED.value,
+        Outcome.ABORTED.value,
+        Settlement.NOT_REFUNDED.value,
+    }
+)
+"""The events after which a refund is still to reach Talkable, or may be there already."""
+
 CONCLUSIVE = frozenset(
     outcome.value
     for outcome in Outcome
@@ -110,6 +122,11 @@ class Entry:
         return int(self.entry_id[:TICKS], 16)
 
     @property
+    def written_at(self) -> datetime:
+        """When it was written, by its id."""
+        return datetime.fromtimestamp(self.ticks / 1e9, UTC)
+
+    @property
     def is_notice(self) -> bool:
         """Whether a run says of another one's ``submitted`` that it is in doubt; it sent nothing itself."""
         return self.event == Outcome.UNCONFIRMED and self.attempts == 0
@@ -128,8 +145,7 @@ class Entry:
         """Until when the run that wrote it may be sending, also where an earlier version wrote it."""
         if self.sending_until is not None:
             return self.sending_until
-        written_at = datetime.fromtimestamp(self.ticks / 1e9, UTC)
-        return written_at + longest_sending()
+        return self.written_at + longest_sending()
 
     @property
     def is_whole(self) -> bool:

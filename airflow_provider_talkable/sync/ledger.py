@@ -116,8 +116,8 @@ class Ledger:
         """
         self._exists = self._own.open(create=create)
         # Each statement takes so long at least, whatever is in it.
-        self.append_seconds = self._own.seconds
-        self._look_up_size.learn(self._look_up_size.keys, self._own.seconds)
+        self.append_seconds = self._own.reading_seconds
+        self._look_up_size.learn(self._look_up_size.keys, self._own.reading_seconds)
         if self.is_new:
             place = self._engine.url.set(username=None, password=None, query={})
             log.warning(
@@ -154,6 +154,11 @@ class Ledger:
                 changing(connection, self._table)
 
         self._own.patiently(change, needs=needs)
+
+    @property
+    def seconds(self) -> float:
+        """How long its database was waited for."""
+        return self._own.seconds
 
     @property
     def query(self) -> str:

@@ -15,7 +15,7 @@ from airflow_provider_talkable.protocol.people import without_people
 from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.sync.columns import Key, Values, row_of, simpler
 from airflow_provider_talkable.sync.decisions import Note, Send, Skip, decide
-from airflow_provider_talkable.sync.entries import Entry, History, counts_otherwise
+from airflow_provider_talkable.sync.entries import OPEN, Entry, History, counts_otherwise
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.orders import Taken, judged, others_than, sent_in_all
 from airflow_provider_talkable.sync.rows import Row
@@ -137,6 +137,8 @@ class Records:
         self._on_result(row, entry.result)
         if not entry.is_of_this_task:
             self._summary.skipped += 1
+            if entry.event in OPEN:
+                self._summary.site(row.site_slug).count_open(row.refunded_at)
             return
         self.sites.count(row.site_slug, entry.event)
         self._summary.count(
@@ -147,6 +149,7 @@ class Records:
             late=entry.late,
             is_counted_otherwise=entry.is_counted_otherwise,
             void_outcome=entry.void_outcome,
+            answered_at=entry.written_at,
         )
 
     def skip_settled(self, count: int) -> None:

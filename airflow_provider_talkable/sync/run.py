@@ -152,6 +152,8 @@ class RefundSync:
         self._started = time.monotonic()
         self.summary.rows = self._snapshot.rows
         self.summary.duplicates = self._snapshot.rows - self._snapshot.refunds
+        # Of a site where nothing happened too, so that what was measured before does not stand.
+        self.summary.sites = {site: self.summary.site(site) for site in self._snapshot.sites}
         problems: dict[str, TalkableError] = {}
         try:
             with self._sender:
@@ -303,6 +305,7 @@ class RefundSync:
         summary.requests = carried.requests + client.requests["POST"]
         summary.lookups = carried.lookups + client.requests["GET"] + client.requests["PUT"]
         summary.throttled_requests = carried.throttled_requests + client.throttled
+        summary.ledger_seconds = carried.ledger_seconds + self._ledger.seconds
         summary.seconds = carried.seconds + time.monotonic() - self._started
         summary.rate = summary.sent / max(summary.seconds, 0.001)
 
@@ -323,4 +326,5 @@ class RefundSync:
 
     def _log_rates(self) -> None:
         for site, rate in self._sender.client.learned_rates.items():
+            self.summary.site(site).learned_rate = rate
             log.info("Site %s takes about %.1f requests/s", site, rate)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from typing import Any
 
 from airflow_provider_talkable.protocol.errors import printable
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.values import in_digits
+from airflow_provider_talkable.sync.entries import OPEN
 from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.tallies import SiteTally
 
 SHOWN = 20
 """So many failures, and so many late refunds, are named."""
@@ -47,6 +50,12 @@ class Summary:
     :param site_problems: What is wrong with whole sites, by site: its refunds cannot be settled.
     :param unmatched_keys: The keys that ``resend_keys`` names and no row has.
     :param stopped: Why the run stopped before its end.
+    :param ledger_seconds: How long it waited for the ledger's database.
+    :param open: Refunds that are still to reach Talkable, or may be there already: ``failed``, ``throttled``,
+        ``aborted``, and ``unconfirmed`` ones of earlier runs too.
+    :param oldest_open: The earliest ``refunded_at`` of those.
+    :param alerts: What the task's thresholds warn of, a sentence each.
+    :param sites: What became of each site's refunds; it is not pushed to XCom.
     :param ledger_created: Whether there was no ledger before: then none of the refunds was known.
     """
 
@@ -72,11 +81,28 @@ class Summary:
     unmatched_keys: list[str] = field(default_factory=list)
     stopped: str | None = None
     ledger_created: bool = False
+    ledger_seconds: float = 0.0
+    alerts: list[str] = field(default_factory=list)
+    sites: dict[str, SiteTally] = field(default_factory=dict)
 
     @property
     def done(self) -> int:
         """How many refunds have an outcome."""
         return self.skipped + self.outcomes.total()
+
+    @property
+    def open(self) -> int:
+        """How many refunds are open."""
+        return sum(site.open for site in self.sites.values())
+
+    @property
+    def oldest_open(self) -> datetime | None:
+        """The earliest ``refunded_at`` of those that are open."""
+        return min((site.oldest_open for site in self.sites.values() if site.oldest_open), default=None)
+
+    def site(self, site_slug: str) -> SiteTally:
+        """What became of a site's refunds."""
+        return self.sites.setdefault(site_slug, SiteTally())
 
     def count(
         self,
@@ -88,6 +114,7 @@ class Summary:
         late: bool | None = False,
         is_counted_otherwise: bool = False,
         void_outcome: str | None = None,
+        answered_at: datetime | None = None,
     ) -> None:
         """Count what became of a refund.
 
@@ -95,8 +122,14 @@ class Summary:
         :param late: Whether it is late; ``None``: unknown.
         :param is_counted_otherwise: Whether Talkable counts another amount than was sent.
         :param void_outcome: What became of voiding its referral, if that was tried.
+        :param answered_at: When that was known; default: now.
         """
         self.outcomes[outcome] += 1
+        site = self.site(row.site_slug)
+        site.outcomes[outcome] += 1
+        site.count_delay(outcome, row.refunded_at, answered_at or datetime.now(UTC))
+        if outcome in OPEN:
+            site.count_open(row.refunded_at)
         self.counted_otherwise += is_counted_otherwise
         if void_outcome:
             self.voids[str(void_outcome)] += 1
@@ -105,6 +138,7 @@ class Summary:
             self.referral_unknown += late is None and outcome == Outcome.REFUNDED
             self.referred += is_referred
             self.rewarded += late is True
+            site.late += late is True
             if late and len(self.late) < SHOWN:
                 self.late.append(named(row))
         elif outcome in _NOT_TRIED:
@@ -114,16 +148,20 @@ class Summary:
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON-safe form."""
-        return {f.name: getattr(self, f.name) for f in fields(self)} | {
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sites"} | {
+            "open": self.open,
+            "oldest_open": self.oldest_open and self.oldest_open.isoformat(),
             "outcomes": dict(self.outcomes.most_common()),
             "voids": dict(self.voids.most_common()),
             "not_tried": dict(self.not_tried.most_common(SHOWN)),
             "seconds": round(self.seconds, 3),
+            "ledger_seconds": round(self.ledger_seconds, 3),
             "rate": round(self.rate, 1),
         }
 
     def warnings(self) -> Iterator[str]:
-        """What somebody should look at, a line for each refund."""
+        """What somebody should look at: what thresholds warn of, then a line for each refund."""
+        yield from self.alerts
         for failure in self.failures:
             yield f"{described(failure)}: {failure['outcome']}: {failure['error_message']}"
         failed = sum(self.outcomes[outcome] for outcome in _FAILURES)

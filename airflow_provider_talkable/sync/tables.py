@@ -95,6 +95,8 @@ class OwnTable:
         self.is_new = False
         """Whether :meth:`open` has made it."""
         self.seconds = 0.0
+        """How long the database was waited for."""
+        self.reading_seconds = 0.0
         """How long it took to read nothing from it."""
         self.stopping = False
         """Whether there is no time left to wait for a database that is gone."""
@@ -138,6 +140,7 @@ class OwnTable:
             ),
             reraise=True,
         )
+        began = time.monotonic()
         try:
             return retrying(call)
         except (SQLAlchemyError, UnicodeError, OverflowError) as error:
@@ -156,6 +159,8 @@ class OwnTable:
                 f"The {self.what} {self.name} cannot be used ({short(error)}); the connection needs to be "
                 f"allowed {needs}"
             ) from None
+        finally:
+            self.seconds += time.monotonic() - began
 
     def _open(self, *, create: bool) -> bool:
         names = self._column_names()
@@ -200,7 +205,7 @@ class OwnTable:
             with self.engine.connect() as connection:
                 began = time.monotonic()
                 names = list(connection.execute(nothing).keys())
-                self.seconds = time.monotonic() - began
+                self.reading_seconds = time.monotonic() - began
         except DBAPIError as error:
             if is_missing_table(error):
                 return None

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -45,7 +45,15 @@ _LONGEST_DEFERRAL = 6 * 3600.0
 # https://github.com/apache/airflow/issues/72716
 _SHORTEST_POLL = 10.0
 # What the ledger does not know, and a resumed run goes on counting.
-_CARRIED = ("sent", "requests", "lookups", "throttled_requests", "seconds", "ledger_created")
+_CARRIED = (
+    "sent",
+    "requests",
+    "lookups",
+    "throttled_requests",
+    "seconds",
+    "ledger_seconds",
+    "ledger_created",
+)
 _ERRORS: dict[str, type[TalkableError]] = {
     kind.outcome: kind
     for kind in (
@@ -103,6 +111,10 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
     :param max_failure_ratio: The share of failures, 0 to 1, above which the task fails once every row has
         its outcome; of the refunds that this DAG run was the first to settle or try. Those whose outcome is
         ignored count neither way.
+    :param warn_late: Warn if more refunds than this were late, without failing: the log and ``alerts`` in
+        the summary say so; ``None``: never.
+    :param warn_open_after: Warn likewise if a refund is open that was refunded longer ago: ``failed``,
+        ``throttled``, ``aborted`` or ``unconfirmed``; ``None``: never.
     :param abort_after: Stop after so many identical rejections, or pages in Talkable's place, in a row with
         no success between.
     :param fetch_referral: Ask for the referral where Talkable answers a refund with the order alone: one
@@ -146,6 +158,8 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         resend_keys: Iterable[Any] | str = (),
         ignore: Iterable[Outcome | str] = IGNORED,
         max_failure_ratio: float = 0.0,
+        warn_late: int | None = None,
+        warn_open_after: timedelta | None = None,
         abort_after: int = 20,
         fetch_referral: bool = False,
         void_referral: bool = False,
@@ -160,9 +174,17 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         self.ignore = ignored(Outcome, ignore)
         if not 0 <= max_failure_ratio <= 1:
             raise ValueError(f"max_failure_ratio={max_failure_ratio!r}: give a share, 0 to 1")
+        if warn_late is not None and warn_late < 0:
+            raise ValueError(f"warn_late={warn_late!r}: give a number of refunds, 0 or more, or None")
+        if warn_open_after is not None and not (
+            isinstance(warn_open_after, timedelta) and warn_open_after > timedelta(0)
+        ):
+            raise ValueError(f"warn_open_after={warn_open_after!r}: give a timedelta above 0, or None")
         if abort_after < 1:
             raise ValueError(f"abort_after={abort_after!r}: give 1 or more")
         self.max_failure_ratio = max_failure_ratio
+        self.warn_late = warn_late
+        self.warn_open_after = warn_open_after
         self.abort_after = abort_after
         self.fetch_referral = fetch_referral
         self.void_referral = void_referral
@@ -346,6 +368,11 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
 
     def _tell(self, context: Context, summary: Summary) -> dict[str, Any]:
         """Push the summary, and end the log with it."""
+        from airflow_provider_talkable.sync.alerts import alerts_of
+
+        summary.alerts = list(
+            alerts_of(summary, warn_late=self.warn_late, warn_open_after=self.warn_open_after)
+        )
         for line in summary.warnings():
             log.warning("%s", line)
         for line in summary.lines():

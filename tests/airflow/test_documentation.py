@@ -496,18 +496,6 @@ def test_a_first_sync(tmp_path: Path, free_port: int) -> None:
     ]
 
 
-def test_the_alert(airflow: Airflow) -> None:
-    folder = airflow.home / "dags"
-    folder.mkdir()
-    (folder / "alerted.py").write_text(block("docs/operations.md", "python", "ALERT"))
-    with closing(airflow.warehouse) as warehouse, warehouse:
-        warehouse.execute("DELETE FROM refunds WHERE order_number = 'F'")
-        warehouse.execute("UPDATE refunds SET refunded_at = 'yesterday' WHERE order_number = 'D'")
-    log = airflow.run("alerted_sync", folder=folder)
-    assert airflow.states() == {"sync_refunds": {"failed"}}, log[-3000:]
-    assert "ALERT alerted_sync: {'refunded': 4, 'invalid': 1}" in log, log[-3000:]
-
-
 def test_the_installation(tmp_path: Path) -> None:
     """From a clone, built by what is here: an index is not asked."""
     [command] = commands(block("README.md", "console", "pip install"))

@@ -333,6 +333,8 @@ def test_a_key_of_several_sites_is_refused_before_anything_is_sent(shop: Shop) -
         ({"resend_keys": [1.5]}, "resend_keys=1.5: is not a whole number"),
         ({"preview": "perhaps"}, "preview='perhaps': give True or False"),
         ({"max_failure_ratio": 5}, "max_failure_ratio=5: give a share, 0 to 1"),
+        ({"warn_late": -1}, "warn_late=-1: give a number of refunds, 0 or more, or None"),
+        ({"warn_open_after": 3600}, "warn_open_after=3600: give a timedelta above 0, or None"),
         ({"abort_after": 0}, "abort_after=0: give 1 or more"),
         ({"max_in_flight": 0}, "max_in_flight=0: give 1 or more"),
         ({"max_rate": 0}, "max_rate=0: give requests per second, more than 0, or None"),
