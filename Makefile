@@ -15,8 +15,13 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo check test test-airflow-2 matrix smoke celery-test warehouses ui-test screenshots faults mutation bench lint docs format dist audit lock clean
 
-demo: $(VENV)/installed  ## Watch a DAG refund orders at a local Talkable
+demo: $(VENV)/installed  ## Watch a DAG refund orders at a local Talkable; with UI=1 in Airflow's pages
+ifdef UI
+	@$(BIN)/python scripts/demo_ui.py
+else
 	@$(BIN)/python scripts/demo.py
+	@echo "  make demo UI=1            all of it in Airflow's pages, at an address to open"
+endif
 
 check: $(VENV)/installed  ## Check style and types, and run the tests that start no Airflow: for while one works
 	@$(MAKE) --no-print-directory --jobs=2 lint test-without-airflow

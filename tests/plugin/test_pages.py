@@ -62,7 +62,7 @@ def test_the_menu_page_counts_each_refund_once_by_its_newest_entry(server: Serve
     )
     assert "6.0 h" in page
     assert 'href="/dags/shop/runs/run%3A1%2Ba"' in page
-    assert "failed, 3 refunded 1 not found 60 rejected 4 settled before" in page
+    assert "failed; 3 refunded, 1 not found, 60 rejected, 4 settled before" in page
 
 
 def test_who_reads_more_sees_more(server: Server) -> None:
@@ -131,7 +131,7 @@ def test_a_tasks_page_has_its_summary_and_pages_of_its_failures(server: Server) 
 
 def test_a_task_lists_those_that_came_late(server: Server) -> None:
     page = server.get(f"{TASK}?show=late", user="finance").text
-    assert re.findall(r'<th scope="row">([^<]+)', page) == ["order-b"]
+    assert re.findall(r'<th scope="row" class="long">([^<]+)', page) == ["order-b"]
 
 
 def test_the_file_has_what_the_page_shows_and_no_formula(server: Server) -> None:
