@@ -62,8 +62,12 @@ def examples(count: int, **more: Any) -> settings:
     return settings(max_examples=sized(count), **more)
 
 
-# They share one Airflow, so they run in one process. pytest-xdist's mark for that is lost in pytest 9.2.
-SHARING = ("tests/airflow/test_scheduler.py::", "tests/airflow/test_kinds_of_run.py::test_each_kind")
+# Tests that share one Airflow run in one process. pytest-xdist's mark for that is lost in pytest 9.2.
+SHARING = {
+    "the scheduler": r"tests/airflow/test_(scheduler\.py|kinds_of_run\.py::test_each_kind)",
+    "the pages, SQLite": r"tests/plugin/test_pages\.py::.*\[sqlite",
+    "the pages, PostgreSQL": r"tests/plugin/test_pages\.py::.*\[postgres",
+}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -73,7 +77,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return SHARING[0] if nodeid.startswith(SHARING) else nodeid
+            return next((name for name, tests in SHARING.items() if re.match(tests, nodeid)), nodeid)
 
     return Scheduling(config, log)
 
