@@ -74,8 +74,9 @@ lint: $(VENV)/installed  ## Check format, style, types, the direction of imports
 	$(BIN)/pymarkdown scan $$(git ls-files '*.md')
 	$(BIN)/zizmor --offline --persona=auditor --quiet .
 
-docs: $(VENV)/installed  ## Build the pages into docs/_build/html; whatever is doubtful is an error
+docs: $(VENV)/installed  ## Build the pages into docs/_build/html; whatever is doubtful is an error, and so is a dead link
 	AIRFLOW_HOME=$(CURDIR)/docs/_build/airflow $(BIN)/python -m sphinx -E -W --keep-going -n -q docs docs/_build/html
+	$(BIN)/python -m pytest -q tests/html
 
 faults: $(VENV)/installed  ## Break everything that can break, and see that nothing is lost; writes faults/RESULTS.md
 	$(BIN)/python -m pytest faults
