@@ -149,9 +149,9 @@ class Deployment:
 
     def _ask(self, method: str, path: str, **more: Any) -> Any:
         address = f"http://127.0.0.1:{self.port}"
-        token = requests.get(f"{address}/auth/token", timeout=30).json()["access_token"]
+        token = requests.get(f"{address}/auth/token", timeout=150).json()["access_token"]
         headers = {"Authorization": f"Bearer {token}"}
-        answer = requests.request(method, f"{address}{path}", headers=headers, timeout=30, **more)
+        answer = requests.request(method, f"{address}{path}", headers=headers, timeout=150, **more)
         answer.raise_for_status()
         return answer.json()
 
