@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import connections, imports, pacing, rows, servers, sites
+from benchmarks import connections, imports, pacing, pages, rows, servers, sites
 from benchmarks.scheduler import DAG_IDS, TASKS, scheduler
 from benchmarks.ways import IN_FLIGHT, Named, all_ways
 
@@ -221,6 +221,22 @@ def by_rows(url: str, database: str) -> list[str]:
     return [*lines, "", growth]
 
 
+def paged() -> list[str]:
+    """The pages in Airflow."""
+    with servers.postgres() as database:
+        took, megabytes = pages.measure(database)
+    FIGURES["pages"] = max(median(page.seconds) for page in took if "90 days" not in page.page)
+    FIGURES["page memory"] = megabytes
+    lines = table(
+        ("page", "seconds", "the slowest time", "kB"),
+        (
+            (page.page, f"{median(page.seconds):.2f}", f"{max(page.seconds):.2f}", f"{page.kilobytes:.0f}")
+            for page in took
+        ),
+    )
+    return [*lines, "", f"The API server grew by {megabytes:.0f} MB."]
+
+
 def imported() -> list[str]:
     """What imports cost."""
     took = imports.milliseconds(RUNS)
@@ -237,6 +253,8 @@ def aims() -> list[str]:
         ("`refund_many` beside the bare aiohttp loop", 0.90, FIGURES["refund_many"]),
         ("whole sync on PostgreSQL beside it", 0.75, FIGURES["sync"]),
         ("slowest import, ms", -25.0, FIGURES["imports"]),
+        ("slowest page but for 90 days, s", -1.0, FIGURES["pages"]),
+        ("growth of the API server by the pages, MB", -50.0, FIGURES["page memory"]),
         ("slowest healthy site beside unhealthy ones, to itself alone", -1.1, FIGURES["sites"]),
     ]
     for key in ((limit, workers) for limit in pacing.LIMITS for workers in pacing.WORKERS):
@@ -330,6 +348,12 @@ def main() -> None:
         part("Rows", "Whole syncs on PostgreSQL, each in a process of its own.", by_rows(url, database))
         with servers.postgres() as metadata:
             part("Operators", "From the DAG run's start to its end.", mapped(url, metadata))
+    part(
+        "Pages",
+        f"Airflow's API server over a ledger of {pages.ENTRIES:,} entries on PostgreSQL, spread evenly over "
+        f"{pages.DAYS} days.",
+        paged(),
+    )
     part(
         "Partial refunds",
         "`refund_many` to a server to which a connection takes a round trip, as does each answer; "

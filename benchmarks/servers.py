@@ -151,9 +151,9 @@ def free_port() -> int:
         return port
 
 
-def wait_for(port: int) -> None:
-    """Return once something listens there."""
-    deadline = time.monotonic() + 30
+def wait_for(port: int, patience: float = 30) -> None:
+    """Return once something listens there, within so many seconds."""
+    deadline = time.monotonic() + patience
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

@@ -94,7 +94,7 @@ def write_entries(url: URL) -> None:
     shop.open()
     write(shop, "submitted", "a", 2)
     write(shop, "refunded", "a", 2)
-    write(shop, "refunded", "b", 1, **paid)
+    write(shop, "refunded", "b", 1, **paid, refunded_at=NOW - timedelta(days=21))
     write(shop, "not_found", "c", 1, origin_slug=SCRIPT, error_message="who@example.com is unknown")
     write(shop, "submitted", "d", 1)
     write(shop, "refunded", "d", 0.9)
@@ -233,7 +233,7 @@ def server(
         "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of the tests that is long enough for anyone" * 2,
         "AIRFLOW__API_AUTH__JWT_ISSUER": "airflow",
         "AIRFLOW__TALKABLE__LEDGERS": "shop_warehouse, shop_warehouse:history",
-        "AIRFLOW__TALKABLE__APPROVAL_DELAY_DAYS": "0.2",
+        "AIRFLOW__TALKABLE__APPROVAL_DELAY_DAYS": "14",
         "AIRFLOW__TALKABLE__SETTLE_DAG_ID": "settle",
         "AIRFLOW_CONN_SHOP_WAREHOUSE": json.dumps(uri),
     }

@@ -103,7 +103,7 @@ def test_the_menu_page_says_what_late_refunds_cost_and_how_slow_they_are(server:
     page = server.get("/talkable/", user="finance").text
     assert "12.50 lost at my-store" in page
     assert "<td>my-store</td><td>1</td><td>12.50</td><td>0</td>" in page
-    assert "Talkable approves after 0.2 days" in page
+    assert "95 %: 20.0 days; Talkable approves after 14 days" in page
     assert '<div class="warn"><dt>Delay to Talkable' in page
 
 
