@@ -78,10 +78,16 @@ def test_the_wheel_is_installed(wheels: Path, tmp_path: Path) -> None:
     typed(wheels.parent, f"{install} {OFFLINE} --target {tmp_path}")
     [metadata] = tmp_path.glob("airflow_provider_talkable-*.dist-info")
     assert "apache_airflow_provider" in (metadata / "entry_points.txt").read_text()
-    # What `sandbox --demo` copies is in the wheel.
-    assert (
-        tmp_path / "airflow_provider_talkable" / "example_dags" / "example_talkable_first_sync.py"
-    ).exists()
+    # Run from the wheel, `sandbox --demo` finds its DAG there.
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    serve = f"PYTHONPATH={tmp_path} exec python -m airflow_provider_talkable.sandbox --demo --port 0"
+    with terminal(shop, serve) as server:
+        assert server.stdout
+        while "run it again" not in (line := server.stdout.readline()):
+            assert line
+        server.terminate()
+    assert (shop / "dags" / "example_talkable_first_sync.py").exists()
 
 
 def test_the_installation(tmp_path: Path) -> None:
