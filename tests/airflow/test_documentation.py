@@ -22,6 +22,7 @@ from subprocess import PIPE, Popen
 
 import pytest
 import requests
+import yaml
 from airflow.providers.common.compat.sdk import DAG
 from sqlalchemy.engine import URL, Engine
 
@@ -37,7 +38,7 @@ from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.sandbox.arguments import add_arguments
 from airflow_provider_talkable.sync.columns import columns
 from airflow_provider_talkable.sync.discrepancies import Discrepancy, Kind
-from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
+from airflow_provider_talkable.sync.ledger import DEFAULT_TABLE, Ledger, TaskRun
 from airflow_provider_talkable.sync.reconcile import Report, report_columns
 from airflow_provider_talkable.sync.rows import ROW_COLUMNS, Row
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
@@ -494,6 +495,21 @@ def test_a_first_sync(tmp_path: Path, free_port: int) -> None:
         ("R-2", "refunded", 0),
         ("R-3", "not_found", None),
     ]
+
+
+def test_the_source_in_dbt_has_the_ledgers_columns() -> None:
+    project = yaml.safe_load(block("docs/ledger.md", "yaml", "exposures"))
+    [source] = project["sources"]
+    [table] = source["tables"]
+    assert table["name"] == DEFAULT_TABLE
+    assert [column["name"] for column in table["columns"]] == [column.name for column in columns()]
+    never_null = {column["name"] for column in table["columns"] if "not_null" in column.get("data_tests", ())}
+    assert never_null == {column.name for column in columns() if not column.nullable}
+    assert all(column["description"] for column in table["columns"])
+    assert source["config"]["loaded_at_field"] == "logged_at"
+    [exposure] = project["exposures"]
+    assert exposure["type"] in ("dashboard", "notebook", "analysis", "ml", "application")
+    assert exposure["depends_on"] == ["ref('refunds')"]
 
 
 def test_the_installation(tmp_path: Path) -> None:
