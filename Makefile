@@ -15,13 +15,20 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo check test test-airflow-2 matrix smoke celery-test warehouses ui-test screenshots faults mutation bench lint docs format dist audit lock clean
 
-demo: $(VENV)/installed  ## Watch a DAG refund orders at a local Talkable
+demo: $(VENV)/installed  ## Watch a DAG refund orders at a local Talkable; with UI=1 in Airflow's pages
+ifdef UI
+	@$(BIN)/python scripts/demo_ui.py
+else
 	@$(BIN)/python scripts/demo.py
+	@echo "  make demo UI=1            all of it in Airflow's pages, at an address to open"
+endif
 
 check: $(VENV)/installed  ## Check style and types, and run the tests that start no Airflow: for while one works
 	@$(MAKE) --no-print-directory --jobs=2 lint test-without-airflow
 
 .PHONY: test-without-airflow
+# These wait even more, for patience to end above all.
+test-without-airflow: WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 + 1)
 test-without-airflow: $(VENV)/installed
 	$(BIN)/python $(TESTS) -m "not airflow_process" --hypothesis-profile=quick
 
@@ -32,15 +39,15 @@ test-airflow-2: $(VENV)-airflow-2/installed  ## Run all tests on the oldest Airf
 	$(VENV)-airflow-2/bin/python $(TESTS)
 
 # Each version is a target of its own, so that `make -j2 matrix` runs two of them at a time.
-MATRIX := $(addprefix matrix-,2.11 3.0 3.1 3.2 3.3)
-SMOKE := $(addprefix smoke-,3.0 3.1 3.2)
+MATRIX := $(addprefix matrix-,2.11 3.0 3.1 3.2 3.3 3.4)
+SMOKE := $(addprefix smoke-,3.0 3.1 3.2 3.4)
 .PHONY: $(MATRIX) $(SMOKE)
 
 matrix: $(MATRIX)  ## Run all tests on each Airflow and Python of the matrix; takes hours
 $(MATRIX): matrix-%: $(VENV)/installed
 	$(BIN)/nox --tags tests-$*
 
-smoke: $(SMOKE)  ## Run what differs between versions of Airflow on 3.0, 3.1 and 3.2
+smoke: $(SMOKE)  ## Run what differs between versions of Airflow on 3.0, 3.1, 3.2 and 3.4
 $(SMOKE): smoke-%: $(VENV)/installed
 	$(BIN)/nox --session "smoke(airflow-$*-python-3.11)"
 
@@ -53,20 +60,23 @@ warehouses: $(VENV)-warehouses/installed $(VENV)-bqemulator/installed  ## One su
 ui-test: $(VENV)/installed  ## Use Airflow's pages in the system's Chromium: connect, test, sync, look
 	$(BIN)/python -m pytest tests/ui
 
-screenshots: $(VENV)/installed  ## The same, and write the pictures in docs/images anew
+screenshots: $(VENV)/installed  ## The same, and write the pictures in docs/images again
 	mkdir -p docs/images
 	UI_SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/ui
 
-lint: $(VENV)/installed  ## Check format, style, types, the direction of imports, the words and the workflows
+lint: $(VENV)/installed  ## Check format, style, types, the direction of imports, words, Markdown and workflows
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_words.py
+	$(BIN)/codespell $$(git ls-files)
+	$(BIN)/pymarkdown scan $$(git ls-files '*.md')
 	$(BIN)/zizmor --offline --persona=auditor --quiet .
 
-docs: $(VENV)/installed  ## Build the pages into docs/_build/html; whatever is doubtful is an error
+docs: $(VENV)/installed  ## Build the pages into docs/_build/html; whatever is doubtful is an error, and so is a dead link
 	AIRFLOW_HOME=$(CURDIR)/docs/_build/airflow $(BIN)/python -m sphinx -E -W --keep-going -n -q docs docs/_build/html
+	$(BIN)/python -m pytest -q tests/html
 
 faults: $(VENV)/installed  ## Break everything that can break, and see that nothing is lost; writes faults/RESULTS.md
 	$(BIN)/python -m pytest faults
@@ -88,6 +98,19 @@ dist: $(VENV)/installed  ## Build what is released, and check what is in it
 	$(BIN)/twine check --strict dist/*
 	$(BIN)/python -m pytest tests/release
 
+.PHONY: release-check
+release-check:  ## Do all that a release needs, short of publishing, in a clean clone of the newest commit
+	rm -rf .release
+	git clone --quiet . .release
+	$(MAKE) -C .release PYTHON=$(PYTHON) lint docs dist
+	cd .release && $(BIN)/python scripts/check_release.py
+
+.PHONY: licences
+licences: $(VENV)/installed  ## List the licences of all that the wheel brings in docs/reference/licences.md
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --wheel
+	WRITE_LICENCES=1 $(BIN)/python -m pytest tests/release/test_empty_airflow.py -k "licences and 3.3"
+
 audit: dist $(VENV)-audit/installed  ## Look for known weaknesses in what the wheel needs, and list that in sbom.cdx.json
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(VENV)-wheel
 	$(BIN)/uv pip install --quiet --python $(VENV)-wheel/bin/python \
@@ -100,15 +123,15 @@ audit: dist $(VENV)-audit/installed  ## Look for known weaknesses in what the wh
 LOCK := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
   --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
 
-lock: $(VENV)/installed  ## Pin the development packages anew
-	for group in dev bench celery warehouses airflow-2.11 airflow-3.0 airflow-3.1 airflow-3.2; do \
+lock: $(VENV)/installed  ## Pin the development packages again
+	for group in dev bench celery warehouses airflow-2.11 airflow-3.0 airflow-3.1 airflow-3.2 airflow-3.4; do \
 	  $(LOCK) pyproject.toml --group $$group --output-file requirements/$$group.txt || exit 1; \
 	done
 	$(LOCK) --group audit --output-file requirements/audit.txt
 	$(LOCK) --group bqemulator --output-file requirements/bqemulator.txt
 
 clean:  ## Remove everything that was made here
-	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-audit $(VENV)-bench $(VENV)-bqemulator $(VENV)-celery $(VENV)-warehouses $(VENV)-wheel .nox .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist sbom.cdx.json docs/_build
+	rm -rf $(VENV) $(VENV)-airflow-2 $(VENV)-audit $(VENV)-bench $(VENV)-bqemulator $(VENV)-celery $(VENV)-warehouses $(VENV)-wheel .nox .demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis mutants dist sbom.cdx.json docs/_build .release
 
 # uv installs everything, itself excepted: it comes from the pins of the others.
 $(VENV)/installed: requirements/dev.txt pyproject.toml

@@ -1,4 +1,4 @@
-"""The tests on each Airflow that is supported, and on the oldest and the newest Python that it allows."""
+"""The tests on each Airflow that is supported, and on the oldest and the newest Pythons that it allows."""
 
 import os
 from pathlib import Path
@@ -19,20 +19,22 @@ os.environ["UV_COMPILE_BYTECODE"] = "1"
 for _shims in [Path(folder) for folder in os.environ["PATH"].split(os.pathsep) if folder.endswith("/shims")]:
     os.environ["PATH"] += "".join(f"{os.pathsep}{folder}" for folder in _shims.parent.glob("versions/*/bin"))
 
-# The newest Airflow is the one that is developed with.
+# The newest release of Airflow is the one that is developed with; 3.4 is a pre-release.
 REQUIREMENTS = {
     "2.11": "airflow-2.11.txt",
     "3.0": "airflow-3.0.txt",
     "3.1": "airflow-3.1.txt",
     "3.2": "airflow-3.2.txt",
     "3.3": "dev.txt",
+    "3.4": "airflow-3.4.txt",
 }
 PYTHONS = {
     "2.11": ("3.11", "3.12"),
     "3.0": ("3.11", "3.12"),
     "3.1": ("3.11", "3.13"),
-    "3.2": ("3.11", "3.13"),
-    "3.3": ("3.11", "3.13"),
+    "3.2": ("3.11", "3.13", "3.14"),
+    "3.3": ("3.11", "3.13", "3.14"),
+    "3.4": ("3.11", "3.13", "3.14"),
 }
 # What differs between versions of Airflow, each example DAG among it, but for what takes minutes.
 SMOKE = [
@@ -62,7 +64,7 @@ def on_each(name: str) -> Any:
 
 
 def run(session: nox.Session, airflow: str, *arguments: str) -> None:
-    """Run pytest. What is deprecated is an error on the newest Airflow; what is older stays as it is."""
+    """Run pytest. What is deprecated is an error on the Airflow that is developed with, and nowhere else."""
     # One more than there are processors, since tests wait for other things too.
     workers = f"--numprocesses={(os.cpu_count() or 1) + 1}"
     old = () if airflow == "3.3" else ("-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning")

@@ -87,6 +87,16 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "14",
                         "default": "",
                     },
+                    "settle_dag_id": {
+                        "description": (
+                            "The DAG that asks a person about refunds in doubt, made from the example "
+                            "example_talkable_settle; the pages link it beside each such refund."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "example_talkable_settle",
+                        "default": "",
+                    },
                 },
             }
         },

@@ -1,4 +1,4 @@
-"""What OpenLineage is told. Imported only where the OpenLineage provider asks."""
+"""What OpenLineage gets. Imported only where the OpenLineage provider asks."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 def emit(summary: Summary, *, dag_id: str, task_id: str) -> None:
-    """Count what a try of a sync came to; a failure to do so is only logged.
+    """Count the outcomes of a try of a sync; a failure to do so is only logged.
 
     :param summary: The sync's summary at its end.
     :param dag_id: The tag ``dag_id``.

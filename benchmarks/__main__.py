@@ -232,7 +232,7 @@ def imported() -> list[str]:
 
 
 def aims() -> list[str]:
-    """What it should come to, and what it does."""
+    """What it should reach, and what it reaches."""
     measured = [
         ("`refund_many` beside the bare aiohttp loop", 0.90, FIGURES["refund_many"]),
         ("whole sync on PostgreSQL beside it", 0.75, FIGURES["sync"]),
@@ -350,7 +350,7 @@ def main() -> None:
         f"{pacing.WARM_UP} s, workers that know nothing of each other.",
         paced(),
     )
-    part("Aims", "What it should come to, and what it does.", [*aims(), "", WHY])
+    part("Aims", "What it should reach, and what it reaches.", [*aims(), "", WHY])
     head = [
         "# Results",
         "",

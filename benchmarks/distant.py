@@ -8,11 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
-BODY = b'{"ok":true,"result":{"origin":{"id":1}}}'
-ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (
-    len(BODY),
-    BODY,
-)
+from benchmarks.servers import answer_of
 
 
 async def serve(port: int, seconds: float) -> None:
@@ -25,7 +21,11 @@ async def serve(port: int, seconds: float) -> None:
                 length = head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]
                 await reader.readexactly(int(length or 0))
                 await asyncio.sleep(seconds)
-                writer.write(ANSWER)
+                body = answer_of(head.split(b" ")[1].decode()).encode()
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                    b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+                )
         except asyncio.IncompleteReadError:
             writer.close()
 

@@ -1,4 +1,4 @@
-"""Pacing against a limit that is not told: how much of it is used, how much is refused, who gets what.
+"""Pacing against a limit that nobody publishes: how much of it is used, how much is refused, who gets what.
 
     python -m benchmarks.pacing URL WORKER SECONDS
 

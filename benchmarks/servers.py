@@ -20,15 +20,19 @@ from sqlalchemy.engine import make_url
 
 KEY = "sandbox-api-key"
 
-# The documentation's own example of an answer to a refund.
+# What Talkable answers to a refund today; nginx puts in which order it was.
 ANSWER = (
-    '{"ok":true,"result":{"referral":{"ad_rewarded":true,"advocate_person":{"id":39198,"email":'
-    '"customer@example.com","first_name":null,"last_name":null},"campaign_id":196,"created_at":'
-    '"2019-05-27T15:41:31.000-07:00","friend_person":{"id":39202,"email":"friend@example.com",'
-    '"first_name":null,"last_name":null},"id":233,"offer_id":867,"qa_generated":false,'
-    '"referred_origin_id":622,"referred_subtotal":35.03,"status":"approved","track_method":"coupon",'
-    '"updated_at":"2019-05-27T15:41:31.000-07:00"}}}'
+    '{"ok":true,"result":{"origin":{"id":622,"type":"Purchase","email":"friend@example.com","order_number":'
+    '"$order","subtotal":35.03,"order_date":"2026-05-27T15:41:31.000-07:00","refunded_at":'
+    '"2026-06-03T09:12:00.000-07:00","partially_refunded":false,"refund_subtotal":35.03,"coupon_code":null,'
+    '"customer_id":"39202","ip_address":"192.0.2.7","segment1":null,"segment2":null,"segment3":null}}}'
 )
+
+
+def answer_of(path: str) -> str:
+    """The answer to a refund by this path."""
+    return ANSWER.replace("$order", path.split("/")[4])
+
 
 _NGINX = """
 daemon off;
@@ -47,7 +51,7 @@ http {{
     server {{
         listen 127.0.0.1:{port};
         default_type application/json;
-        location / {{ return 200 '{answer}'; }}
+        location ~ ^/api/v2/origins/(?<order>[^/]+)/refund$ {{ return 200 '{answer}'; }}
     }}
 }}
 """
@@ -55,7 +59,7 @@ http {{
 
 @contextmanager
 def constant() -> Iterator[tuple[str, str]]:
-    """A server that gives the same answer to everything; yields its URL and what it is.
+    """A server that takes each refund at once; yields its URL and what it is.
 
     nginx where the system has it, else granian from PyPI.
     """

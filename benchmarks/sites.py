@@ -30,7 +30,7 @@ from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.run import RefundSync, Rules
 from airflow_provider_talkable.sync.snapshot import Snapshot
-from benchmarks.servers import ANSWER, KEY, free_port
+from benchmarks.servers import KEY, answer_of, free_port
 
 HEALTHY = (
     *(f"takes-{rate}" for rate in (1, 2, 5, 10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 90, 95, 100)),
@@ -124,7 +124,7 @@ def serve(port: int) -> None:
         of_site["seconds"] = time.monotonic() - first[0]
         if kind == "blocks" and of_site["count"] % _EACH_TWENTIETH == 0:
             return web.Response(status=403, text="<html>Blocked</html>", content_type="text/html")
-        return web.Response(text=ANSWER, content_type="application/json")
+        return web.Response(text=answer_of(request.path), content_type="application/json")
 
     async def run() -> None:
         server = await asyncio.get_running_loop().create_server(

@@ -6,10 +6,12 @@ project = "airflow-provider-talkable"
 author = "The airflow-provider-talkable authors"
 version = release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
-html_title = f"{project} {__version__}"
+html_title = f"{project} {__version__.partition('+')[0]}"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_copy_source = False
 html_show_copyright = False
 

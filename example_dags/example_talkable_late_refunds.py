@@ -1,4 +1,4 @@
-"""Each day: which refunds came too late, and what did they cost us?
+"""Each day: which refunds were late, and what did they cost us?
 
 First the refunds of the last days are synced, and their referrals voided. Then those of the last thirty days
 are compared with the ledger and with Talkable itself: a refund that never arrived, was changed since, or

@@ -1,7 +1,7 @@
 """Each day, tell Talkable of all refunds that the warehouse has learned of lately.
 
 The window reaches back three days from the end of the data interval, so that a refund which was loaded
-late, or a day on which nothing ran, is made good by the next run: what the ledger says is settled is not
+late, or a day on which nothing ran, is covered by the next run: what the ledger says is settled is not
 sent again. A refund that Talkable has no order for does not fail the task.
 
 ``void_referral`` voids the referral of each order that was refunded in whole, as Talkable advises, and tells

@@ -79,11 +79,8 @@ Key = tuple[str, str]
 
 def running(airflow: Deployment, dag_id: str = "killed") -> dict[int, tuple[int, int]]:
     """The try and the process of each mapped task that runs."""
-    rows = airflow.query(
-        "SELECT map_index, try_number, pid FROM task_instance"
-        f" WHERE dag_id = '{dag_id}' AND state = 'running' AND pid IS NOT NULL"
-    )
-    return {map_index: (try_number, pid) for map_index, try_number, pid in rows}
+    rows = airflow.task_instances("map_index", "try_number", "pid", dag_id=dag_id, state="running")
+    return {map_index: (try_number, pid) for map_index, try_number, pid in rows if pid}
 
 
 def is_task(pid: int) -> bool:
@@ -122,7 +119,7 @@ def test_killed_and_terminated_at_random_moments(airflow: Deployment, record: Re
         time.sleep(0.1)
     airflow.wait_for({"success"}, dag_id="killed", count=4)
     outcomes = outcomes_of(airflow, SITES, in_doubt=True)
-    tries = airflow.query("SELECT try_number FROM task_instance WHERE dag_id = 'killed'")
+    tries = airflow.task_instances("try_number", dag_id="killed")
     assert tries == [(3,)] * 4
     # Some may come before the first request, but those alone would show nothing.
     assert midway >= 4

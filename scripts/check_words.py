@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-READ = ("*.md", "docs/**/*.md", "example_dags/*.py")
+READ = ("*.md", "docs/**/*.md", "airflow_provider_talkable/**/*.html")
+# Of Python code the texts are read: docstrings, log lines, errors.
+CODE = ("airflow_provider_talkable/**/*.py", "example_dags/*.py", "benchmarks/*.py", "scripts/demo.py")
 # What does not belong, and what to say instead.
 INSTEAD = {
     r"mend(s|ed|ing)?": "fix",
@@ -18,6 +21,8 @@ INSTEAD = {
     r"told": "is notified, gets, is known; 'unless set otherwise'",
     r"(tell|tells|told) apart": "distinguish",
     r"(come|comes|came|coming) to": "reach, find, result in",
+    r"(come|comes|came) too late": "is late; reached Talkable after the reward was paid",
+    r"made good": "recovered, caught up on",
     r"frees (its|a) (worker )?slot": "releases the worker slot",
     r"too late to save": "after the reward was paid",
     r"so many \w+ at most": "maximum number of",
@@ -38,10 +43,24 @@ def findings(text: str) -> list[tuple[int, str, str]]:
     return found
 
 
+def findings_in_code(source: str) -> list[tuple[int, str, str]]:
+    """The same in the texts of Python code."""
+    texts = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
+    return [
+        (node.lineno + line - 1, word, instead)
+        for node in texts
+        if isinstance(node.value, str)
+        for line, word, instead in findings(node.value)
+    ]
+
+
 def main() -> int:
     """Print what is found; 1 if anything is."""
-    paths = sorted({path for pattern in READ for path in ROOT.glob(pattern) if "_build" not in path.parts})
-    bad = [(path, *one) for path in paths for one in findings(path.read_text())]
+    bad = []
+    for patterns, find in ((READ, findings), (CODE, findings_in_code)):
+        for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
+            if "_build" not in path.parts:
+                bad += [(path, *one) for one in find(path.read_text())]
     for path, line, word, instead in bad:
         print(f"{path.relative_to(ROOT)}:{line}: {word!r}: say {instead}")
     return bool(bad)

@@ -1,11 +1,10 @@
 """Shows the provider at work: a warehouse, a local Talkable, and the daily sync between them, run twice.
 
-Run it with ``make demo``. Everything it makes lies in ``.demo`` and is made anew each time.
+Run it with ``make demo``. Everything it makes lies in ``.demo`` and is made again each time.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sqlite3
@@ -18,13 +17,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from airflow_provider_talkable.sandbox import Sandbox
+from airflow_provider_talkable.sandbox.demo import EXAMPLE_DAGS, Demo
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / ".demo"
-WAREHOUSE = DEMO / "warehouse.sqlite"
+WAREHOUSE = Demo(DEMO).warehouse
 DAG_LOG = DEMO / "dag.log"
 DAG_ID = "example_talkable_sync"
-REFUNDS = 150
 
 
 def main() -> int:
@@ -33,9 +32,9 @@ def main() -> int:
     DEMO.mkdir()
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     with Sandbox() as sandbox:
-        expected = fill(sandbox, today)
+        expected = Demo(DEMO).make(sandbox)
         print(f"A local Talkable answers on {sandbox.url}.")
-        print(f"The warehouse holds {sum(expected.values())} refunds of the last three days.", flush=True)
+        print(f"The warehouse holds {sum(expected.values())} refunds of yesterday.", flush=True)
         airflow(sandbox, "db", "migrate")
         run_dag(sandbox, today)
         sent, seen = len(sandbox.requests), outcomes()
@@ -51,56 +50,19 @@ def main() -> int:
     return 0
 
 
-def fill(sandbox: Sandbox, today: datetime) -> Counter[str]:
-    """Fill warehouse and Talkable; return how many refunds will end in which outcome."""
-    expected: Counter[str] = Counter()
-    with closing(sqlite3.connect(WAREHOUSE)) as warehouse, warehouse:
-        warehouse.execute(
-            "CREATE TABLE refunds"
-            " (refund_id TEXT, order_number TEXT, refunded_at TEXT, refund_subtotal NUMERIC, site_slug TEXT)"
-        )
-        for number in range(REFUNDS):
-            slug = f"SHOP-{10_000 + number}"
-            known = number % 31 != 0
-            if known:
-                # Of every ten referrals, Talkable has approved and paid one before the refund arrives.
-                paid = number % 10 == 0
-                referral = {"status": "approved" if paid else "pending", "ad_rewarded": paid}
-                sandbox.talkable.create_purchase(
-                    "my-store", {"order_number": slug, "subtotal": 80, "referral": referral}
-                )
-            already = known and number % 22 == 0
-            if already:
-                sandbox.talkable.refund("my-store", slug, {})
-            # The second run's window, a day later, still reaches back to all of them.
-            refunded_at = today - timedelta(days=2) + timedelta(minutes=number)
-            row = (f"R-{number}", slug, refunded_at.isoformat(), 20 if number % 14 == 1 else None, "my-store")
-            warehouse.execute("INSERT INTO refunds VALUES (?, ?, ?, ?, ?)", row)
-            expected["already_refunded" if already else "refunded" if known else "not_found"] += 1
-    sandbox.requests.clear()
-    return expected
-
-
 def run_dag(sandbox: Sandbox, date: datetime) -> None:
     """Run the DAG with ``airflow dags test``, and show its log's end."""
-    lines_before = len(list(told()))
+    lines_before = len(list(summary_lines()))
     airflow(sandbox, "dags", "test", DAG_ID, date.isoformat())
-    for line in list(told())[lines_before:]:
+    for line in list(summary_lines())[lines_before:]:
         print(f"  {line}", flush=True)
 
 
 def airflow(sandbox: Sandbox, *arguments: str) -> None:
     """Run an Airflow command with connections from the environment; what it prints goes to the log."""
     print(f"\nairflow {' '.join(arguments)}", flush=True)
-    host = sandbox.url.removeprefix("http://")
-    environment = {
-        **os.environ,
-        "AIRFLOW_HOME": str(DEMO / "airflow"),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "example_dags"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW_CONN_SHOP_WAREHOUSE": json.dumps({"conn_type": "sqlite", "host": str(WAREHOUSE)}),
-        "AIRFLOW_CONN_TALKABLE_DEFAULT": f"talkable://http://:{sandbox.api_key}@{host}/?site_slug=my-store",
-    }
+    environment = os.environ | Demo(DEMO).environment(sandbox)
+    environment["AIRFLOW__CORE__DAGS_FOLDER"] = str(EXAMPLE_DAGS)
     with DAG_LOG.open("a") as log:
         subprocess.run(
             [sys.executable, "-m", "airflow", *arguments],
@@ -113,7 +75,7 @@ def airflow(sandbox: Sandbox, *arguments: str) -> None:
         )
 
 
-def told() -> Iterator[str]:
+def summary_lines() -> Iterator[str]:
     """What the sync itself wrote to the log at its end."""
     beginnings = ("Refunds: ", "Sent ", "Too late, ", "Referrals voided: ")
     for line in DAG_LOG.read_text().splitlines() if DAG_LOG.exists() else []:

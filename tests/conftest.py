@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -37,7 +38,7 @@ KEY = "i9uil7nQgDjucCiTJu"
 _PATH = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin"
 
 
-# The same examples in every run, of which `make check` tries a fifth.
+# The same examples in every run, of which `make check` tries a fifth; large tests are a fifth as large there.
 for profile, percent in (("repeatable", 100), ("quick", 20)):
     settings.register_profile(
         profile,
@@ -51,13 +52,22 @@ for profile, percent in (("repeatable", 100), ("quick", 20)):
 settings.load_profile("repeatable")
 
 
+def sized(count: int) -> int:
+    """So many, or what the profile leaves of them."""
+    return count * settings().max_examples // 100
+
+
 def examples(count: int, **more: Any) -> settings:
     """Settings of Hypothesis that try so many examples, or what the profile leaves of them."""
-    return settings(max_examples=count * settings().max_examples // 100, **more)
+    return settings(max_examples=sized(count), **more)
 
 
-# Its tests share one Airflow, so they run in one process. pytest-xdist's mark for that is lost in pytest 9.2.
-SHARING = "tests/airflow/test_scheduler.py::"
+# Tests that share one Airflow run in one process. pytest-xdist's mark for that is lost in pytest 9.2.
+SHARING = {
+    "the scheduler": r"tests/airflow/test_(scheduler\.py|kinds_of_run\.py::test_each_kind)",
+    "the pages, SQLite": r"tests/plugin/test_pages\.py::.*\[sqlite",
+    "the pages, PostgreSQL": r"tests/plugin/test_pages\.py::.*\[postgres",
+}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -67,7 +77,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return SHARING if nodeid.startswith(SHARING) else nodeid
+            return next((name for name, tests in SHARING.items() if re.match(tests, nodeid)), nodeid)
 
     return Scheduling(config, log)
 
@@ -173,6 +183,13 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         return "talkable_default"
 
     return make
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes of this run."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="session")

@@ -159,7 +159,7 @@ def _summary_arguments(parser: TakesArguments) -> None:
         "--limit",
         type=_count,
         default=100,
-        help="show so many failures at most, the newest; all are counted (default: %(default)s)",
+        help="maximum number of failures to show, the newest first; all are counted (default: %(default)s)",
     )
     _output_argument(parser)
 
@@ -226,7 +226,7 @@ def _moment(text: str) -> datetime:
         return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no date and time; give ISO 8601, e.g. 2026-10-01 or 2026-10-01T00:00:00+02:00"
+            f"{text!r} is not a date and time; give ISO 8601, e.g. 2026-10-01 or 2026-10-01T00:00:00+02:00"
         ) from None
 
 
@@ -239,7 +239,7 @@ def _days(text: str) -> timedelta:
 
 def _count(text: str) -> int:
     if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number; give 0 or more")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number; give 0 or more")
     return int(text)
 
 

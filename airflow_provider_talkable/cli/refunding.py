@@ -11,6 +11,7 @@ from airflow_provider_talkable.cli.output import misuse
 from airflow_provider_talkable.protocol.errors import InvalidRefund, TalkableConnectionError, TalkableError
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
+from airflow_provider_talkable.protocol.values import identifier
 
 if TYPE_CHECKING:
     from airflow_provider_talkable.hooks.talkable import TalkableHook
@@ -36,6 +37,8 @@ def refunds_of(options: argparse.Namespace, hook: TalkableHook) -> list[Refund]:
             )
             for slug in options.origin_slug
         ]
+        if options.refund_key is not None:
+            identifier("refund_key", options.refund_key)
     except InvalidRefund as error:
         misuse(str(error))
     if options.refund_key is not None and not options.ledger_conn_id:

@@ -100,13 +100,19 @@ class Sender(Generic[T, R, S]):
         """How many were handed over and have no result yet."""
         return self.outstanding - len(self._finished)
 
-    def put(self, items: Iterable[tuple[T, R]]) -> None:
-        """Hand requests over, each with whatever its result is to come back with."""
+    def put(self, items: Iterable[tuple[T, R]], *, first: bool = False) -> None:
+        """Hand requests over, each with whatever its result is to come back with.
+
+        :param first: Whether they go before those that wait.
+        """
         queues: set[_Queue[T, R, S]] = set()
-        for item in items:
+        for item in reversed(list(items)) if first else items:
             self._handed_over += 1
             queue = self._queue(self._operation.site_of(item[1]))
-            queue.waiting.append(item)
+            if first:
+                queue.waiting.appendleft(item)
+            else:
+                queue.waiting.append(item)
             queues.add(queue)
         # Waking the other thread costs as much as a good part of a request.
         for queue in queues:

@@ -123,8 +123,8 @@ def _base_url(host: str, schema: str, port: str) -> str:
         raise InvalidConnection(f"host={host!r}: give a host name or a URL such as {DEFAULT_HOST}")
     if not is_host_name(url.hostname):
         raise InvalidConnection(
-            f"host={host!r}: {url.hostname!r} is no name that can be looked up: between its dots are 1 to 63 "
-            f"letters, digits and hyphens; give a host name or a URL such as {DEFAULT_HOST}"
+            f"host={host!r}: {url.hostname!r} is not a name that can be looked up: between its dots are 1 to "
+            f"63 letters, digits and hyphens; give a host name or a URL such as {DEFAULT_HOST}"
         )
     if schema and schema.lower() != url.scheme:
         raise InvalidConnection(f"schema={schema!r}: contradicts host={host!r}; give only one of them")
@@ -144,7 +144,7 @@ def _split(url: str) -> SplitResult:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError:
-        raise InvalidConnection(f"host: is no URL; give a host name or {DEFAULT_HOST}") from None
+        raise InvalidConnection(f"host: is not a URL; give a host name or {DEFAULT_HOST}") from None
     if not _PRINTABLE.fullmatch(url):
         raise InvalidConnection(
             f"host={url!r}: has characters that no host name has; write an international name in its "

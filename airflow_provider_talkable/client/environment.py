@@ -102,7 +102,7 @@ def _proxy_url(source: str, value: str) -> str:
         port = parts.port
     except ValueError:
         raise InvalidConnection(
-            f"{refused}: is no URL of a proxy; give one such as http://proxy.example.com:3128"
+            f"{refused}: is not a URL of a proxy; give one such as http://proxy.example.com:3128"
         ) from None
     if parts.scheme not in ("http", "https"):
         raise InvalidConnection(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from airflow_provider_talkable.client.pacing import Pacer
@@ -241,6 +242,14 @@ class Lanes:
         """Requests per second that each site was found to take; only of sites that answered 429."""
         lanes = list(self._lanes.items())
         return {site: rate for site, lane in lanes if lane.pacer and (rate := lane.pacer.learned_rate)}
+
+    @property
+    def fastest(self) -> float:
+        """Requests per second that the fastest lane lets through at present."""
+        pacers = [lane.pacer for lane in list(self._lanes.values()) if lane.pacer and not lane.closed]
+        if not pacers and self._new_pacer:
+            pacers = [self._new_pacer()]
+        return max((pacer.rate for pacer in pacers), default=math.inf)
 
     def ending_of(self, site_slug: str) -> TalkableError | None:
         """Why nothing more is sent to a site, if so."""

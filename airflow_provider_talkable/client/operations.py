@@ -13,7 +13,12 @@ from airflow_provider_talkable.client.voids import Voids
 from airflow_provider_talkable.protocol.errors import (
     TalkableError,
 )
-from airflow_provider_talkable.protocol.referrals import JsonObject, ReferralResult, ReferralUpdate
+from airflow_provider_talkable.protocol.referrals import (
+    JsonObject,
+    ReferralOutcome,
+    ReferralResult,
+    ReferralUpdate,
+)
 from airflow_provider_talkable.protocol.refund import Refund
 from airflow_provider_talkable.protocol.results import RefundResult
 
@@ -39,7 +44,8 @@ class Operation(Protocol[R, S]):
 class RefundOperation:
     """Refunds.
 
-    :param fetch_referral: Ask for the referral where the answer carries the origin instead.
+    :param fetch_referral: Ask for the referral where the answer carries the origin instead, and for what was
+        paid where voiding finds that it is too late.
     :param void_referral: Void the referral of whole refunds that Talkable has, which tells of it as well.
     """
 
@@ -57,7 +63,7 @@ class RefundOperation:
         if self._void_referral:
             self._voids = self._voids or Voids(client)
             result = await self._voids.complete(request, result)
-        if not self._fetch_referral or result.origin is None or result.tells_referral or result.void_outcome:
+        if not self._fetch_referral or result.origin is None or not _is_to_be_fetched(result):
             return result
         self._friends = self._friends or Friends(client)
         try:
@@ -68,6 +74,8 @@ class RefundOperation:
             # Its refund is with Talkable all the same.
             log.debug("The referral of %s is unknown: %s", request.origin_slug, error)
             return result
+        if referral is None and result.void_outcome:
+            return result
         return replace(result, referral=referral, tells_referral=True)
 
     def site_of(self, request: Refund) -> str:
@@ -77,6 +85,13 @@ class RefundOperation:
     def not_tried(self, request: Refund, error: TalkableError) -> RefundResult:
         """It is ``aborted``."""
         return RefundResult.not_tried(request, error)
+
+
+def _is_to_be_fetched(result: RefundResult) -> bool:
+    if result.void_outcome:
+        # Talkable refuses to void what it has approved, and does not say what it has paid.
+        return result.void_outcome is ReferralOutcome.CONFLICT and result.late is True
+    return not result.tells_referral
 
 
 class ReferralOperation:

@@ -21,7 +21,8 @@ from yarl import URL
 from airflow_provider_talkable.client import failures
 from airflow_provider_talkable.client.config import USER_AGENT, ClientConfig
 from airflow_provider_talkable.protocol.answers import Response
-from airflow_provider_talkable.protocol.errors import TalkableConnectionError, TalkableProtocolError
+from airflow_provider_talkable.protocol.errors import TalkableConnectionError, TalkableError
+from airflow_provider_talkable.protocol.origins import names_origin
 from airflow_provider_talkable.protocol.wire import AuthScheme, Request
 
 T = TypeVar("T")
@@ -38,9 +39,11 @@ _SEVERAL_LENGTHS = re.compile(
 class Transport:
     """Exchanges requests for answers with one Talkable host, as many as are awaited at once.
 
-    A request whose repeat is harmless goes out on a connection that is kept. One whose repeat might count
-    twice gets a connection of its own: a kept one may have been closed at the other end without a word, and
-    then nobody knows whether the request was read.
+    A request whose repeat is harmless goes out on a connection that is kept, but only for as long as each
+    answer on it names its order: an answer that names none may come a second time, late, and would be
+    taken for the next request's. A request whose repeat might count twice gets a connection of its own: a
+    kept one may have been closed at the other end without a word, and then nobody knows whether the
+    request was read.
 
     It belongs to one event loop and is used as an asynchronous context manager.
 
@@ -71,8 +74,8 @@ class Transport:
 
         It takes the timeout at most to get a connection, and again to send and to read the answer.
 
-        :param read: Says what an answer says. Where it raises :class:`TalkableProtocolError` the connection
-            ends: who gave that answer may give the next one too.
+        :param read: Says what an answer says. Where it raises, or what it says names no origin, the
+            connection ends.
         :param scheme: How to send the key.
         :raises TalkableConnectionError: if no complete answer came, saying whether the request may have
             been read.
@@ -82,8 +85,8 @@ class Transport:
         _current.set(exchange)
         self._under_way.add(exchange)
         try:
-            return await self._send(request, read, scheme)
-        except TalkableProtocolError:
+            response, answer = await self._send(request, read, scheme)
+        except TalkableError:
             exchange.hang_up()
             raise
         # What aiohttp and yarl cannot make sense of comes as a ValueError.
@@ -91,6 +94,11 @@ class Transport:
             raise exchange.failure(self._config, error) from None
         finally:
             self._under_way.discard(exchange)
+        if names_origin(answer):
+            exchange.keep()
+        else:
+            exchange.hang_up()
+        return response, answer
 
     def stop(self) -> None:
         """End the exchanges under way now."""
@@ -155,11 +163,12 @@ class _Exchange:
         """While there is no connection yet, but one is being made."""
         self._on_sent = on_sent
         self._connection: asyncio.Transport | None = None
+        self._protocol: _Protocol | None = None
         self._deadline = math.inf
         self._is_late = False
         self._is_stopped = False
 
-    def connected(self, connection: Connection) -> None:
+    def connected(self, connection: Connection, protocol: _Protocol) -> None:
         """There is a connection: the request goes out, and the time for it runs from here.
 
         :raises aiohttp.ClientConnectionError: if it has ended before, and aiohttp tries it once more.
@@ -169,6 +178,7 @@ class _Exchange:
             raise aiohttp.ClientConnectionError
         self._on_sent()
         self._connection = connection.transport
+        self._protocol = protocol
         self._deadline = asyncio.get_running_loop().time() + self.seconds
 
     def stop(self) -> None:
@@ -178,6 +188,11 @@ class _Exchange:
             self._connection.abort()
         elif self.connecting is not None and not self.connecting.expired():
             self.connecting.reschedule(0)
+
+    def keep(self) -> None:
+        """Let its connection, which is in the pool again, serve the next request."""
+        if self._protocol is not None:
+            self._protocol.may_serve = True
 
     def hang_up(self) -> None:
         """End its connection, which may be in the pool again."""
@@ -218,7 +233,7 @@ class _Connector(aiohttp.TCPConnector):
             protocol: Any = connection.protocol  # a _Protocol
             # An answer that came twice lies there, and would be taken for the next request's.
             if protocol.is_quiet():
-                _current.get().connected(connection)
+                _current.get().connected(connection, protocol)
                 return connection
             connection.close()
             if not protocol.is_used:
@@ -242,6 +257,8 @@ class _Protocol(ResponseHandler):
 
     is_used = False
     """Whether anything was ever sent on it."""
+    may_serve = True
+    """Whether a request may go out on it: not before the last one's answer has named its order."""
     _expects_head = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -251,8 +268,8 @@ class _Protocol(ResponseHandler):
         self._unread.register(transport.get_extra_info("socket"), select.POLLIN)
 
     def is_quiet(self) -> bool:
-        """Whether nothing came since the last answer, the connection's end included."""
-        if self.should_close:
+        """Whether the last answer was its request's own, and nothing came since, its end included."""
+        if self.should_close or not self.may_serve:
             return False
         # What the event loop has not got round to reading counts too, but for what TLS says at first.
         return not self.is_used or not self._unread.poll(0)
@@ -260,6 +277,7 @@ class _Protocol(ResponseHandler):
     def set_response_params(self, **params: Any) -> None:
         """A request goes out now."""
         self.is_used = self._expects_head = True
+        self.may_serve = False
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:

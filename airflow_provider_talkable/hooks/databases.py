@@ -41,7 +41,7 @@ def connect_of(conn_id: str) -> Callable[[], Any]:
     :param conn_id: A connection of any type whose provider has a hook for SQL.
     :return: A function that returns a connection of the driver (PEP 249), which commits nothing by itself
         where the driver can do without.
-    :raises TalkableError: if it is no SQL database.
+    :raises TalkableError: if it is not an SQL database.
     """
     _sql_hook(conn_id)
 
@@ -64,7 +64,7 @@ def engine_of(conn_id: str, opened: ExitStack) -> Engine:
     """The engine of a connection's database, which connects as the connection's hook does.
 
     :param opened: Closes the engine's connections.
-    :raises TalkableError: if it is no SQL database.
+    :raises TalkableError: if it is not an SQL database.
     """
     hook = _sql_hook(conn_id)
     creating = _CREATING.get(hook.conn_type)
@@ -100,7 +100,7 @@ def _sql_hook(conn_id: str) -> Any:
     hook: Any = BaseHook.get_hook(conn_id)
     if not hasattr(hook, "get_sqlalchemy_engine"):
         raise TalkableError(
-            f"Connection {conn_id!r} is no SQL database ({type(hook).__name__}); give one whose hook is a "
-            "DbApiHook, of the type postgres, mysql, snowflake, gcpbigquery or databricks for instance"
+            f"Connection {conn_id!r} is not an SQL database ({type(hook).__name__}); give one whose hook is "
+            "a DbApiHook, of the type postgres, mysql, snowflake, gcpbigquery or databricks for instance"
         )
     return hook

@@ -33,7 +33,7 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
     - ``missing``: the ledger does not know it, or Talkable shows its referral as pending or flagged still.
     - ``unsettled``: the ledger does not know what became of it.
     - ``refused``: it makes no refund, or Talkable rejected it or has not counted it.
-    - ``different``: Talkable was told another amount, date or order, or counts another amount.
+    - ``different``: Talkable received another amount, date or order, or counts another amount.
     - ``rewarded``: the whole order was refunded, and its advocate has been paid.
 
     An order that Talkable never saw is in order: nobody is rewarded for it.
@@ -49,7 +49,7 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
     :param max_discrepancies: The task fails if there are more; ``None``: it does not.
     :param max_rewards: The task fails if the advocates of refunded orders were paid more, in any one
         currency; ``None``: it does not. Needs ``ask_talkable``.
-    :param max_unknown: The task fails if Talkable was asked, and of more refunds it cannot be told whether
+    :param max_unknown: The task fails if Talkable was asked, and of more refunds it is not known whether
         they are in order; ``None``: it does not.
     :param kwargs: ``sql``, ``sql_conn_id``, ``parameters``, ``site_slug``, ``talkable_conn_id``,
         ``ledger_conn_id``, ``ledger_table``, ``ledger_schema``, ``throttle_patience``, ``outage_patience``,

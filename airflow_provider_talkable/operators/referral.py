@@ -10,7 +10,7 @@ from airflow_provider_talkable.operators._ignored import IGNORED, ignored
 from airflow_provider_talkable.operators._rendered import TextTemplateOperator, as_list_or_one
 from airflow_provider_talkable.operators._report import BY_ORDER, name_map_index, plain_errors, report
 from airflow_provider_talkable.operators._supervision import Supervision
-from airflow_provider_talkable.protocol.errors import InvalidRefund
+from airflow_provider_talkable.protocol.errors import InvalidRefund, TalkableError
 from airflow_provider_talkable.protocol.referrals import (
     ReferralOutcome,
     ReferralResult,
@@ -82,6 +82,7 @@ class TalkableReferralOperator(TextTemplateOperator):
         self.throttle_patience = throttle_patience
         self.max_in_flight = max_in_flight
         self.max_rate = max_rate
+        self._stop_asked: str | None = None
 
     @plain_errors
     def execute(self, context: Context) -> dict[str, Any] | list[dict[str, Any]]:
@@ -104,14 +105,40 @@ class TalkableReferralOperator(TextTemplateOperator):
         slugs = given if isinstance(given, list) else [given]
         updates = [_update(slug, status, site) for slug in slugs]
         valid = (update for update in updates if isinstance(update, ReferralUpdate))
-        sent = iter(list(hook.update_referrals(valid, reason_to_stop=supervision.reason_to_stop)))
+        answers: list[ReferralResult] = []
+        try:
+            answers.extend(
+                hook.update_referrals(
+                    valid, reason_to_stop=lambda: self._stop_asked or supervision.reason_to_stop()
+                )
+            )
+        finally:
+            # Whatever ends it, a timeout of Airflow's included, what was learned is kept.
+            results = _in_order(updates, answers)
+            shown = [(r.redacted() if self.redact_people else r).as_dict() for r in results]
+            pushed = shown if is_list else shown[0]
+            if not supervision.is_gone:
+                with supervision.reporting():
+                    context["ti"].xcom_push(key="results", value=pushed)
         supervision.raise_if_lost()
-        results = [next(sent) if isinstance(update, ReferralUpdate) else update for update in updates]
-        shown = [(r.redacted() if self.redact_people else r).as_dict() for r in results]
-        pushed = shown if is_list else shown[0]
-        context["ti"].xcom_push(key="results", value=pushed)
         report("referrals", results, self.ignore)
         return pushed
+
+    def on_kill(self) -> None:
+        """Let what is on the wire end, and send nothing more."""
+        self._stop_asked = "the task was stopped from outside"
+
+
+def _in_order(
+    updates: Iterable[ReferralUpdate | ReferralResult], answers: Iterable[ReferralResult]
+) -> list[ReferralResult]:
+    """A result for each, also for those that were not sent."""
+    sent = iter(answers)
+    unsent = TalkableError("the task was stopped")
+    return [
+        next(sent, None) or ReferralResult.not_tried(one, unsent) if isinstance(one, ReferralUpdate) else one
+        for one in updates
+    ]
 
 
 def _update(slug: object, status: str, site: str | None) -> ReferralUpdate | ReferralResult:

@@ -216,7 +216,7 @@ class TalkableRefundOperator(TextTemplateOperator):
             self._batch.stop("the task was stopped from outside")
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:  # noqa: ARG002
-        """What OpenLineage is told, of a failed task too: the sites whose refunds were sent."""
+        """What OpenLineage gets, of a failed task too: the sites whose refunds were sent."""
         from airflow_provider_talkable import lineage
 
         return lineage.of_refunds(self._base_url, self._sites)

@@ -10,7 +10,7 @@ from airflow.api_fastapi.core_api.security import get_user, requires_access_dag
 from fastapi import Depends, HTTPException, status
 
 from airflow_provider_talkable.plugin.ledgers import LedgerName
-from airflow_provider_talkable.sync.activity import Visible
+from airflow_provider_talkable.sync.bounded_reads import Visible
 
 User = Annotated[Any, Depends(get_user)]
 """Who asks; whoever is not signed in gets 401."""

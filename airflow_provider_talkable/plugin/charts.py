@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 720, 160
+_WIDEST = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ def stacked_bars(stacks: Sequence[tuple[str, Mapping[str, int]]], series: Sequen
     """
     highest = max((sum(counts.values()) for _, counts in stacks), default=0) or 1
     step = WIDTH / max(len(stacks), 1)
+    width = min(step * 0.8, _WIDEST)
     bars = []
     for number, (name, counts) in enumerate(stacks):
         top = float(HEIGHT)
@@ -39,14 +41,14 @@ def stacked_bars(stacks: Sequence[tuple[str, Mapping[str, int]]], series: Sequen
             if count := counts.get(one, 0):
                 height = HEIGHT * count / highest
                 top -= height
-                x = round(number * step + step * 0.1, 2)
+                x = round(number * step + (step - width) / 2, 2)
                 bars.append(
                     Bar(
                         one,
                         f"{name}: {count} {one}",
                         x,
                         round(top, 2),
-                        round(step * 0.8, 2),
+                        round(width, 2),
                         round(height, 2),
                     )
                 )

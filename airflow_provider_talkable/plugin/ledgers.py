@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from airflow.configuration import conf
+from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_talkable.hooks.ledger import TalkableLedgerHook
 from airflow_provider_talkable.sync.ledger import DEFAULT_TABLE, Ledger
@@ -66,3 +66,8 @@ def approval_delay() -> float | None:
     """How many days the shop lets pass before Talkable approves a referral; ``None``: it is not said."""
     days = conf.get("talkable", "approval_delay_days", fallback="") or ""
     return float(days) if str(days).strip() else None
+
+
+def settling_dag() -> str:
+    """The DAG that asks a person about refunds in doubt; empty: none is named."""
+    return str(conf.get("talkable", "settle_dag_id", fallback="") or "").strip()

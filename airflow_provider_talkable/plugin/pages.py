@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import Counter
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+import shlex
+from datetime import timedelta
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from fastapi import FastAPI, HTTPException, Query, Request, Response
-from fastapi.responses import HTMLResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from airflow_provider_talkable.plugin import tasks
 from airflow_provider_talkable.plugin.access import MayReadTask, User, visible_to
 from airflow_provider_talkable.plugin.charts import HEIGHT, WIDTH, stacked_bars
-from airflow_provider_talkable.plugin.ledgers import LedgerName, approval_delay, configured
-from airflow_provider_talkable.plugin.talkable import PREFIX
+from airflow_provider_talkable.plugin.ledgers import LedgerName, approval_delay, configured, settling_dag
+from airflow_provider_talkable.plugin.rendering import HEADERS, HERE, csv_file, rendered
+from airflow_provider_talkable.plugin.talkable import HAS_COMMANDS
 from airflow_provider_talkable.protocol.errors import TalkableError
 from airflow_provider_talkable.protocol.outcomes import Outcome
-from airflow_provider_talkable.protocol.people import without_people
-from airflow_provider_talkable.sync import activity as reading
-from airflow_provider_talkable.sync.entries import HAS_IT, SUBMITTED, Settlement
+from airflow_provider_talkable.sync.activity import Activity, activity
+from airflow_provider_talkable.sync.bounded_reads import Visible
+from airflow_provider_talkable.sync.entries import HAS_IT, OPEN, SUBMITTED, Settlement
+from airflow_provider_talkable.sync.entry_lists import entries_of_task, history
+from airflow_provider_talkable.sync.ledger import DEFAULT_TABLE
 
 PERIODS = (7, 30, 90)
 """The periods to choose from, in days."""
@@ -32,55 +29,14 @@ ROWS = 50
 CSV_ROWS = 10_000
 """How many refunds a file has at most."""
 
-_HERE = Path(__file__).parent
+# The first Airflow that takes commands from providers is 3.2.
+COMMAND = "airflow talkable" if HAS_COMMANDS else "python -m airflow_provider_talkable"
+"""What the provider's commands begin with."""
+
 _STATIC = {"page.css": "text/css", "page.js": "text/javascript"}
 _EVENTS = (*(outcome.value for outcome in Outcome), SUBMITTED, *(event.value for event in Settlement))
-_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'self'",
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-}
-_templates = Environment(
-    loader=FileSystemLoader(_HERE / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 
 pages = FastAPI(title="Talkable", docs_url=None, redoc_url=None, openapi_url=None)
-
-
-def _moment(moment: datetime | None) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC" if moment else "–"
-
-
-def _span(span: timedelta | float | None) -> str:
-    if span is None:
-        return "–"
-    hours = (span.total_seconds() if isinstance(span, timedelta) else span) / 3600
-    return f"{hours / 24:.1f} days" if hours >= 48 else f"{hours:.1f} h"
-
-
-def _words(event: str) -> str:
-    return event.replace("_", " ")
-
-
-_templates.filters |= {"moment": _moment, "span": _span, "words": _words, "impersonal": without_people}
-
-
-def _show(request: Request, name: str, **values: Any) -> HTMLResponse:
-    root = request.scope.get("root_path", "")
-    base = root.removesuffix(PREFIX)
-
-    def run_address(entry: Any) -> str:
-        return f"{base}/dags/{quote(entry['dag_id'], safe='')}/runs/{quote(entry['run_id'], safe='')}"
-
-    common = {"root": root, "run_address": run_address, "problem": None}
-    content = _templates.get_template(name).render(common | values)
-    return HTMLResponse(content, headers=_HEADERS)
 
 
 def _chosen(text: str | None) -> tuple[list[LedgerName], LedgerName | None]:
@@ -117,28 +73,35 @@ def overview(
     if chosen:
         try:
             with chosen.opened() as opened:
-                shown["sites"] = reading.sites(opened, visible)
-                found = reading.activity(opened, visible, days=days, site_slug=site or None)
-            shown |= {"activity": found} | _figures(found)
+                found = activity(opened, visible, days=days, site_slug=site or None)
+            shown |= {"activity": found, "sites": found.sites} | _figures(found)
         except TalkableError as error:
             shown["problem"] = str(error)
-    return _show(request, "overview.html", **shown)
+    return rendered(request, "overview.html", **shown)
 
 
-def _figures(found: reading.Activity) -> dict[str, Any]:
+def _figures(found: Activity) -> dict[str, Any]:
     series = [event for event in _EVENTS if found.events[event]]
-    weeks: Counter[str] = Counter()
-    for day in found.days:
-        weeks[f"{day - timedelta(days=day.weekday()):%Y-%m-%d}"] += found.late[day]
+    weeks = found.late_by_week()
+    late_bars = [
+        (f"{week}", {"late": sum(late.refunds for late in by_site.values())})
+        for week, by_site in weeks.items()
+    ]
+    approval, slow = approval_delay(), found.delay(0.95)
     last = found.last
     return {
         "series": series,
-        "bars": stacked_bars([(f"{day:%Y-%m-%d}", counts) for day, counts in found.days.items()], series),
-        "late_bars": stacked_bars([(week, {"late": count}) for week, count in weeks.items()], ["late"]),
+        "bars": stacked_bars([(f"{day}", counts) for day, counts in found.days.items()], series),
+        "late_bars": stacked_bars(late_bars, ["late"]),
         "weeks": weeks,
+        "late_by_site": found.late_by_site(),
         "size": (WIDTH, HEIGHT),
+        "ends": (min(found.days), max(found.days)),
+        "most_a_day": max(sum(counts.values()) for counts in found.days.values()),
+        "most_a_week": max(counts["late"] for _, counts in late_bars),
         "open_events": sorted(found.open_since.items(), key=lambda item: item[1]),
-        "approval": approval_delay(),
+        "approval": approval,
+        "is_slow": bool(approval is not None and slow and slow > timedelta(days=approval)),
         "last": last,
         "last_task": last
         and tasks.find(
@@ -165,20 +128,38 @@ def refund(
     if chosen and asked:
         try:
             with chosen.opened() as opened:
-                for entry in reading.history(opened, visible, asked):
+                for entry in history(opened, visible, asked):
                     refunds.setdefault((entry["site_slug"], entry["refund_key"]), []).append(entry)
         except TalkableError as error:
             problem = str(error)
-    return _show(
+    return rendered(
         request,
         "refund.html",
         ledgers=known,
         ledger=chosen,
         q=asked,
         refunds=refunds,
-        open_events=reading.OPEN,
+        open_events=OPEN,
+        settle_command=lambda entry: _settle_command(chosen, entry),
+        settling_dag=_settling_dag(visible),
         problem=problem,
     )
+
+
+def _settle_command(ledger: LedgerName | None, entry: dict[str, Any]) -> str:
+    """What settles a refund, to be completed by whoever has looked it up."""
+    assert ledger  # noqa: S101 - there is no entry without one
+    options = {"ledger-conn-id": ledger.conn_id}
+    options |= {"ledger-table": ledger.table} if ledger.table != DEFAULT_TABLE else {}
+    options |= {"ledger-schema": ledger.schema} if ledger.schema else {}
+    options |= {"site-slug": entry["site_slug"], "refund-key": entry["refund_key"]}
+    named = " ".join(f"--{name} {shlex.quote(str(value))}" for name, value in options.items())
+    return f"{COMMAND} ledger settle {named} --as refunded --note 'what you saw in Talkable'"
+
+
+def _settling_dag(visible: Visible) -> str | None:
+    dag_id = settling_dag()
+    return dag_id if dag_id in visible.dag_ids else None
 
 
 @pages.get("/task/{dag_id}/{task_id}/{run_id:path}", dependencies=[MayReadTask])
@@ -202,7 +183,7 @@ def task(
     if found.ledger:
         try:
             with found.ledger.opened() as opened:
-                rows = reading.entries_of_task(
+                rows = entries_of_task(
                     opened,
                     found.entries,
                     events=None if show in ("failed", "late") else [show],
@@ -213,8 +194,8 @@ def task(
         except TalkableError as error:
             problem = str(error)
     if file == "csv":
-        return _csv(rows, f"{dag_id}-{task_id}-{show}.csv")
-    return _show(
+        return csv_file(rows, f"{dag_id}-{task_id}-{show}.csv")
+    return rendered(
         request,
         "task.html",
         task=found,
@@ -229,27 +210,10 @@ def task(
     )
 
 
-def _csv(rows: list[dict[str, Any]], name: str) -> Response:
-    columns = ("site_slug", "refund_key", "origin_slug", "refund_subtotal", "refunded_at", "event",
-               "is_late", "error_message", "logged_at")  # fmt: skip
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(without_people(row[column])) for column in columns])
-    headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name)}"}
-    return Response(text.getvalue(), media_type="text/csv", headers=_HEADERS | headers)
-
-
-def _cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
-
-
 @pages.get("/static/{name}")
 def static(name: str, user: User) -> Response:  # noqa: ARG001 - who is not signed in gets nothing
     """The style sheet and the script."""
     if name not in _STATIC:
         raise HTTPException(404, "Not found")
-    content = (_HERE / "static" / name).read_text()
-    return Response(content, media_type=_STATIC[name], headers=_HEADERS)
+    content = (HERE / "static" / name).read_text()
+    return Response(content, media_type=_STATIC[name], headers=HEADERS)

@@ -6,11 +6,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow import __version__
-from airflow.configuration import conf
-from airflow.plugins_manager import AirflowPlugin
+from airflow.providers.common.compat.sdk import AirflowPlugin, conf
 
 PREFIX = "/talkable"
 """Where the pages are, below the API server's address."""
+_AIRFLOW = tuple(int(part) for part in __version__.split(".")[:2])
+HAS_COMMANDS = _AIRFLOW >= (3, 2)
+"""Whether this Airflow has ``airflow talkable``."""
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -44,6 +46,6 @@ class TalkablePlugin(AirflowPlugin):
     """Adds the pages to Airflow 3.1 and later; to an earlier one, which shows no such pages, nothing."""
 
     name = "talkable"
-    _shows_pages = tuple(int(part) for part in __version__.split(".")[:2]) >= (3, 1)
+    _shows_pages = _AIRFLOW >= (3, 1)
     fastapi_apps = [{"app": app, "url_prefix": PREFIX, "name": "Talkable"}] if _shows_pages else []
     external_views = _external_views() if _shows_pages else []

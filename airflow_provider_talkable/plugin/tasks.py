@@ -14,7 +14,7 @@ from airflow.utils.session import create_session
 from sqlalchemy import select
 
 from airflow_provider_talkable.plugin.ledgers import LedgerName
-from airflow_provider_talkable.sync.activity import TaskEntries
+from airflow_provider_talkable.sync.entry_lists import TaskEntries
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ def find(dag_id: str, run_id: str, task_id: str, map_index: int) -> SyncTask | N
             return None
         run = session.scalar(select(DagRun).filter_by(dag_id=dag_id, run_id=run_id))
         value = session.scalar(select(XComModel.value).filter_by(**ids, key="summary"))
-        fields = session.scalar(select(RenderedTaskInstanceFields.rendered_fields).filter_by(**ids))
+        fields = RenderedTaskInstanceFields.get_templated_fields(ti, session=session)
         times = [run.run_after, run.start_date, ti.start_date] if run else []
         since = min((time for time in times if time), default=datetime.now(UTC))
         summary = XComModel.deserialize_value(_Value(value)) if value is not None else None
         return SyncTask(
-            TaskEntries(**ids, since=since),
+            TaskEntries(**ids, since=since, until=ti.end_date),
             ti.state,
             summary if isinstance(summary, dict) and "outcomes" in summary else None,
             LedgerName.of_task(fields or {}),

@@ -15,7 +15,7 @@ from airflow_provider_talkable.protocol.errors import (
 )
 
 try:
-    from airflow.sdk import RetryDecision, RetryPolicy
+    from airflow.providers.common.compat.sdk import RetryDecision, RetryPolicy
 except ImportError as error:
     raise ImportError("Retry policies need Airflow 3.3 or newer; leave retry_policy out") from error
 
@@ -30,8 +30,8 @@ class TalkableRetryPolicy(RetryPolicy):
 
     - A refused key, a connection that cannot be used, input that makes no refund, and what Talkable
       rejected fail the task at once: somebody has to fix something first.
-    - A task that Talkable throttled, or told when to come back, is tried again after the pause that its
-      pacer had reached, instead of after ``retry_delay``.
+    - A task that Talkable throttled, or answered with a time to retry after, is tried again after the
+      pause that its pacer had reached, instead of after ``retry_delay``.
     - Everything else follows the task's ``retries`` and ``retry_delay``. They bound the second kind too.
     """
 

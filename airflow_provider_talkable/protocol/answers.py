@@ -1,6 +1,6 @@
 """Reading Talkable's answers: a result, or the typed error that says what to do.
 
-Three generations of the API are understood without being told which one answers. See
+Three generations of the API are understood, whichever one answers. See
 "Refunds" in Talkable's API v2 documentation for the first.
 """
 

@@ -37,7 +37,7 @@ class TalkableError(Exception):
     :param message: What happened and what to do next. Never contains the API key.
     :param http_status: The status of the answer, where there was one.
     :param retry_after: Seconds after which it is worth asking again, where that is known: what the
-        answer asked for, or the pause that a throttled site's pacer had come to.
+        answer asked for, or the pause that a throttled site's pacer had reached.
     """
 
     outcome: ClassVar[Outcome] = Outcome.FAILED

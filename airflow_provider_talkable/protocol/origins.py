@@ -38,6 +38,11 @@ def read_refund_of(refund: Refund, response: Response) -> RefundAnswer:
     return answer
 
 
+def names_origin(answer: object) -> bool:
+    """Whether an answer shows which origin it is about; of those to refunds only some do."""
+    return isinstance(answer, RefundAnswer) and _slug_named(answer.origin or {}, "") is not None
+
+
 def _slug_named(origin: JsonObject, slug: str) -> str | None:
     """The slug of the origin that an answer shows, as far as it names one."""
     order_number, category, number = map(origin.get, ("order_number", "event_category", "event_number"))

@@ -22,7 +22,8 @@ from airflow_provider_talkable.protocol.rewards import NO_REFERRAL, UNKNOWN, Pay
 
 _DOUBT = (
     "Talkable may have taken this partial refund and might count a repeat again: look the order up in "
-    "Talkable and, if it is not refunded there, refund it in a new run"
+    "Talkable; if a ledger keeps this refund, settle it there with 'airflow talkable ledger settle', else "
+    "send it in a new run if Talkable does not have it"
 )
 
 
@@ -160,7 +161,7 @@ class RefundResult:
 
     @property
     def late(self) -> bool | None:
-        """Whether the refund came too late; ``None`` if that cannot be told."""
+        """Whether the refund is late; ``None`` if that is unknown."""
         return is_late(is_whole=self.is_whole, paid=self.payment.paid)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Whether an advocate was paid, what they were paid, and whether a refund came too late for that.
+"""Whether an advocate was paid, what they were paid, and whether a refund was too late for that.
 
 Facts from Talkable's API v2 documentation, "Referrals" and "Advocate rewards".
 """
@@ -72,11 +72,11 @@ def payment_of(referral: JsonObject) -> Payment:
 
 
 def is_late(*, is_whole: bool, paid: bool | None) -> bool | None:
-    """Whether a refund came too late: its whole order was refunded, and the advocate was paid for it.
+    """Whether a refund is late: its whole order was refunded, and the advocate was paid for it.
 
     :param is_whole: Whether the whole order was refunded; a partial refund leaves the reward deserved.
     :param paid: As :class:`Payment` has it.
-    :return: ``None``: it cannot be told.
+    :return: ``None``: it is unknown.
     """
     return paid if is_whole else False
 

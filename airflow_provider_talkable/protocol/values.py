@@ -72,7 +72,7 @@ def identifier(field: str, value: object) -> str:
     """The text of an id, refused where it shows that something on the way has changed it.
 
     :param field: What it is called, for the error.
-    :raises InvalidRefund: if it is no text and no whole number, reads as nothing, or has white space or
+    :raises InvalidRefund: if it is neither text nor a whole number, reads as nothing, or has white space or
         quotes around it, or control characters in it.
     """
     text = text_of_id(field, value)
@@ -129,7 +129,7 @@ def path_segment(field: str, text: str, *, safe: str = ":") -> str:
 
 def _lone_surrogate(field: str, text: str) -> InvalidRefund:
     return InvalidRefund.of(
-        field, text, "has a lone surrogate, which is no text; check its encoding at the source"
+        field, text, "has a lone surrogate, which is not text; check its encoding at the source"
     )
 
 
@@ -201,7 +201,7 @@ def site_slug(value: object) -> str:
 def moment(value: object) -> datetime | None:
     """When it was refunded, in UTC, to the millisecond.
 
-    :raises InvalidRefund: if it is no date and time, or a placeholder.
+    :raises InvalidRefund: if it is not a date and time, or a placeholder.
     """
     match value:
         case None:
@@ -246,7 +246,7 @@ def _not_a_moment(value: object) -> InvalidRefund:
     return InvalidRefund.of(
         "refunded_at",
         value,
-        "is no date and time; give ISO 8601 with offset, e.g. 2020-04-27T00:00:00.000-07:00, or leave it out",
+        "is not a date and time; give ISO 8601 with offset, e.g. 2020-04-27T00:00:00.000-07:00, or omit it",
     )
 
 
@@ -254,7 +254,7 @@ def amount(field: str, value: object) -> Decimal | None:
     """An amount in the shop's currency, to four decimals.
 
     :param field: What it is called, for the error.
-    :raises InvalidRefund: if it is no number, negative or absurdly large.
+    :raises InvalidRefund: if it is not a number, negative or absurdly large.
     """
     if value is None:
         return None
@@ -264,7 +264,7 @@ def amount(field: str, value: object) -> Decimal | None:
         raise InvalidRefund.of(
             field,
             value,
-            "is no amount; give a number such as 12.50, or leave it out"
+            "is not an amount; give a number such as 12.50, or leave it out"
             + (" to refund the whole order" if field == "refund_subtotal" else ""),
         )
     # Rounded up it may be too large.

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import signal
+import sys
 from dataclasses import fields
+from pathlib import Path
 
 from airflow_provider_talkable.protocol.wire import AuthScheme
 from airflow_provider_talkable.sandbox.arguments import DESCRIPTION, add_arguments
+from airflow_provider_talkable.sandbox.demo import SITE, Demo
 from airflow_provider_talkable.sandbox.faults import Dials
 from airflow_provider_talkable.sandbox.server import Sandbox
 
@@ -20,9 +23,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the sandbox with the options that its command line has, until it is interrupted."""
+    demo = Demo(Path.cwd()) if options.demo else None
+    if demo and options.site:
+        sys.exit(f"--demo has the site {SITE} only: leave out --site")
+    if demo and (path := demo.existing()):
+        sys.exit(f"{path} exists: run --demo in an empty folder")
     sandbox = Sandbox(
         api_key=options.api_key,
-        site_slugs=tuple(options.site or ["my-store"]),
+        site_slugs=tuple(options.site or [SITE]),
         auth_schemes=tuple(AuthScheme) if options.auth == "both" else (AuthScheme(options.auth),),
         generation=options.generation,
         reward_after=options.reward_after,
@@ -31,10 +39,15 @@ def run(options: argparse.Namespace) -> None:
         host=options.host,
         port=options.port,
     )
-    asyncio.run(_serve(sandbox))
+    try:
+        asyncio.run(_serve(sandbox, demo))
+    except OSError as error:
+        if sandbox.url:
+            raise
+        sys.exit(f"{error.strerror}; choose another with --host and --port")
 
 
-async def _serve(sandbox: Sandbox) -> None:
+async def _serve(sandbox: Sandbox, demo: Demo | None) -> None:
     ended = asyncio.Event()
     # A process manager ends it with SIGTERM, a person with Ctrl-C; both are a normal end, and neither
     # is to interrupt an answer that is just being given.
@@ -43,6 +56,9 @@ async def _serve(sandbox: Sandbox) -> None:
     await sandbox.start()
     print(f"Talkable sandbox: {sandbox.url}  sites: {', '.join(sandbox.talkable.sites)}")
     print(f"State: {sandbox.url}/_sandbox/state  requests: {sandbox.url}/_sandbox/requests", flush=True)
+    if demo:
+        demo.make(sandbox)
+        print(demo.next_steps(), flush=True)
     try:
         await ended.wait()
     finally:

@@ -40,6 +40,11 @@ def add_arguments(parser: TakesArguments) -> None:
     parser.add_argument(
         "--site", action="append", help="a site of the key; may be repeated (default: my-store)"
     )
+    parser.add_argument(
+        "--demo",
+        action="store_true",
+        help="write a shop to try into the current folder: a warehouse with refunds, a DAG that syncs them",
+    )
     parser.add_argument("--auth", choices=["both", *AuthScheme], default="both", help="how to accept the key")
     parser.add_argument(
         "--generation",

@@ -42,7 +42,7 @@ class Sandbox:
     :param second_refund: What becomes of a refund of an order that was refunded in part: ``add``, ``replace``
         or ``refuse``.
     :param dials: How it misbehaves.
-    :param host: The address to listen on; loopback unless told otherwise, since it shows what it
+    :param host: The address to listen on; loopback by default, since it shows what it
         was sent, keys and people included.
     :param port: The port; 0 takes a free one.
     """

@@ -34,7 +34,7 @@ def alerts_of(
 
 
 def alert_text(summary: Mapping[str, Any] | None) -> str:
-    """What a sync came to, in at most ten lines of plain text, for Slack, an e-mail or any other notifier.
+    """The result of a sync, in at most ten lines of plain text, for Slack, an e-mail or any other notifier.
 
     :param summary: The summary, as the sync pushes it to XCom under the key ``summary``; ``None``: it failed
         before there was one.
@@ -48,7 +48,7 @@ def alert_text(summary: Mapping[str, Any] | None) -> str:
     if failed:
         lines.append(f"Talkable does not have, or may not have, {failed} refunds")
     if summary.get("rewarded"):
-        lines.append(f"{summary['rewarded']} came too late: the advocate had been paid")
+        lines.append(f"{summary['rewarded']} late: the advocate had been paid")
     lines += [_line(alert) for alert in summary.get("alerts", ())]
     if summary.get("stopped"):
         lines.append(f"The sync stopped early: {_line(summary['stopped'])}")

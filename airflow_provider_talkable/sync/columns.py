@@ -12,6 +12,7 @@ from sqlalchemy import Boolean, Column, Integer, text
 from airflow_provider_talkable.protocol.answers import counted_subtotal_of, order_subtotal_of
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.protocol.results import RefundResult
+from airflow_provider_talkable.protocol.rewards import paid_rewards
 from airflow_provider_talkable.sync.column_types import ExactText, amount_type, moment_type
 from airflow_provider_talkable.sync.entries import OF_THE_ROW, SUBMITTED, Entry, History, Settlement
 from airflow_provider_talkable.sync.rows import MAX_KEY, MAX_SITE, Row
@@ -31,7 +32,7 @@ READ = tuple(name for name in Entry.__dataclass_fields__ if name != "is_of_this_
 
 _FOUR_DECIMALS = Decimal("0.0001")
 _MOMENTS = ("refunded_at", "sending_until")
-_AMOUNTS = ("refund_subtotal", "order_subtotal", "counted_subtotal", "sent_subtotal")
+_AMOUNTS = ("refund_subtotal", "order_subtotal", "counted_subtotal", "sent_subtotal", "reward_amount")
 _OF_A_ROW = (
     "site_slug",
     "refund_key",
@@ -51,6 +52,7 @@ _RESTATED = (
     "origin_id",
     "reward_paid",
     "reward_known_by",
+    "reward_amount",
     "void_outcome",
 )
 
@@ -76,6 +78,7 @@ def columns() -> list[Column[Any]]:
         Column("ad_rewarded", Boolean),
         added(Column("reward_paid", Boolean)),
         added(Column("reward_known_by", ExactText(32))),
+        added(Column("reward_amount", amount_type())),
         added(Column("void_outcome", ExactText(32))),
         added(Column("order_subtotal", amount_type())),
         added(Column("counted_subtotal", amount_type())),
@@ -176,6 +179,7 @@ def values_of_outcome(row: Row, result: RefundResult, sent_subtotal: Decimal | N
         "origin_id": storable(origin_id, 64),
         "reward_paid": payment.paid,
         "reward_known_by": payment.known_by and payment.known_by.value,
+        "reward_amount": (paid_rewards(referral).money or None) if payment.paid else None,
         "void_outcome": result.void_outcome and str(result.void_outcome),
     }
 

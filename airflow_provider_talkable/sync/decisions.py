@@ -27,7 +27,7 @@ RESENDABLE = frozenset({Outcome.NOT_FOUND, Outcome.NOT_COUNTED, Outcome.REJECTED
 # They say that Talkable looked at it and does not have it.
 _NOT_TAKEN = frozenset({Outcome.NOT_FOUND, Outcome.NOT_COUNTED, Outcome.REJECTED})
 # They say that its referral is still to be voided.
-_NOT_VOIDED = frozenset({ReferralOutcome.THROTTLED, ReferralOutcome.FAILED, ReferralOutcome.ABORTED})
+NOT_VOIDED = frozenset({ReferralOutcome.THROTTLED, ReferralOutcome.FAILED, ReferralOutcome.ABORTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Nothing is sent, and the ledger is told why.
+    """Nothing is sent, and the ledger says why.
 
     :param doubt: The ``submitted`` that it is about. If its run still lives, what that writes counts.
     """
@@ -114,7 +114,7 @@ def decide(
     again = decisive.event in resend & RESENDABLE
     if not (decisive.is_about(row) or (again and decisive.event in _NOT_TAKEN)):
         return _conflict(row, decisive, newest, resend)
-    is_to_be_voided = void_referral and row.is_whole and decisive.void_outcome in _NOT_VOIDED
+    is_to_be_voided = void_referral and row.is_whole and decisive.void_outcome in NOT_VOIDED
     if again or is_to_be_voided or decisive.event == Outcome.FAILED:
         return Send()
     is_hidden = newest is not None and newest.event in NOTHING_HAPPENED | OF_THE_ROW
@@ -183,7 +183,7 @@ def _note_once(note: Note, newest: Entry | None) -> Decision:
 
 
 def in_words(refund: Row | Entry) -> str:
-    """What Talkable is told of a refund, in words."""
+    """What Talkable receives of a refund, in words."""
     subtotal, moment = refund.refund_subtotal, refund.refunded_at
     amount = "the whole order" if subtotal is None or refund.is_whole else in_digits(subtotal)
     date = "no date" if moment is None else moment.isoformat(timespec="seconds")

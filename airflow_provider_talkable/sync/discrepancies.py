@@ -32,7 +32,7 @@ class Kind(StrEnum):
     """It cannot be sent as it is, or Talkable has refused it."""
 
     DIFFERENT = "different"
-    """Talkable was told another amount, date or order, or counts another amount than was sent."""
+    """Talkable received another amount, date or order, or counts another amount than was sent."""
 
     REWARDED = "rewarded"
     """The whole order was refunded, and its advocate has been paid."""
@@ -96,7 +96,7 @@ def against_ledger(row: Row, history: History, *, is_doubtful_site: bool = False
     found = []
     if not decisive.is_about(row):
         message = (
-            f"Talkable was told {in_words(decisive)}; the warehouse has {in_words(row)} under the same "
+            f"Talkable received {in_words(decisive)}; the warehouse has {in_words(row)} under the same "
             "refund_key"
         )
         found.append(Discrepancy(Kind.DIFFERENT, row, message, decisive))

@@ -1,4 +1,4 @@
-"""The entries of the ledger, and what those of one key come to. Pure rules, no I/O."""
+"""The entries of the ledger, and what those of one key result in. Pure rules, no I/O."""
 
 from __future__ import annotations
 
@@ -105,6 +105,7 @@ class Entry:
     origin_id: str | None = None
     reward_paid: bool | None = None
     reward_known_by: str | None = None
+    reward_amount: Decimal | None = None
     void_outcome: str | None = None
     settles: str | None = None
     sending_until: datetime | None = None
@@ -160,7 +161,7 @@ class Entry:
 
     @property
     def late(self) -> bool | None:
-        """Whether the refund came too late; ``None`` if that could not be told."""
+        """Whether the refund is late; ``None`` if that is unknown."""
         return is_late(is_whole=self.is_whole, paid=self.payment.paid)
 
     @property
@@ -213,7 +214,7 @@ def counts_otherwise(counted: Decimal | None, told: Decimal | None) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What the entries of one key come to.
+    """What the entries of one key result in.
 
     :param decisive: The newest that says what Talkable made of it.
     :param doubts: Each run's ``submitted`` after it, if nothing says what became of that.

@@ -33,6 +33,8 @@ class SiteQueue:
         self.is_read = False
         """Whether all of them are decided on."""
         self.undecided: deque[Row] = deque()
+        self.known: list[Row] = []
+        """Those of them that the ledger may have an entry of."""
         self.decided: deque[Row] = deque()
         self.under_way = 0
         """How many of them are without their outcome yet."""
@@ -44,12 +46,10 @@ class Intake:
 
     :param snapshot: The rows.
     :param ledger: The ledger, opened.
-    :param records: What is told of rows that are not sent.
+    :param records: What is recorded of rows that are not sent.
     :param resend: Outcomes to try again although they are settled or held.
     :param resend_keys: Refunds to send again whatever holds them, unless Talkable has them.
     :param void_referral: Whether referrals are voided.
-    :param most_parts: How many partial refunds may be without their outcome in the ledger at a time: a kill
-        leaves these in doubt.
     """
 
     def __init__(
@@ -61,7 +61,6 @@ class Intake:
         resend: AbstractSet[Outcome],
         resend_keys: AbstractSet[str],
         void_referral: bool,
-        most_parts: int,
     ) -> None:
         self.is_held = False
         """Whether nothing can be sent before the next answer."""
@@ -75,8 +74,10 @@ class Intake:
         self._resend = resend
         self._resend_keys = resend_keys
         self._void_referral = void_referral
-        self._most_parts = most_parts
-        self._parts_under_way = 0
+        self.most_parts = 1
+        """How many partial refunds may be without their outcome in the ledger at a time."""
+        self.parts_under_way = 0
+        """How many are."""
         self._orders_under_way: set[Key] = set()
         self._left_before: dict[Key, str] = {}
         self._queues = deque(SiteQueue(slug) for slug in snapshot.queues)
@@ -100,11 +101,10 @@ class Intake:
         short = [queue for queue in self._open_queues() if not queue.is_read and len(queue.decided) < size]
         for queue in short:
             if not queue.undecided:
-                count = max(1, self._ledger.keys_at_a_time // len(short))
-                queue.undecided.extend(self._snapshot.take(count, queue.site_slug))
-            queue.is_read = not queue.undecided
-        histories, refused = self._ledger.look_up([row for queue in short for row in queue.undecided])
+                self._read(queue, max(1, self._ledger.keys_at_a_time // len(short)))
+        histories, refused = self._ledger.look_up([row for queue in short for row in queue.known])
         for queue in short:
+            queue.known = []
             while queue.undecided:
                 row = queue.undecided.popleft()
                 key = (row.site_slug, row.refund_key)
@@ -112,6 +112,18 @@ class Intake:
                     self._records.refuse(row, refused[key])
                 else:
                     self._decide_on(queue, row, histories.get(key, History()))
+
+    def _read(self, queue: SiteQueue, count: int) -> None:
+        """Take the next rows of a site, but those that are plainly settled."""
+        said = None
+        if not self._records.is_asked_for_each:
+            keys = self._snapshot.keys_ahead(count, queue.site_slug)
+            site_slug = queue.site_slug or next(iter(self._snapshot.sites), "")
+            said = self._ledger.newest(site_slug, keys) if keys else None
+        found = self._snapshot.take_unsettled(count, queue.site_slug, said)
+        self._records.skip_settled(found.settled)
+        queue.undecided.extend(found.rows)
+        queue.known, queue.is_read = found.known, found.is_end
 
     def _decide_on(self, queue: SiteQueue, row: Row, history: History) -> None:
         match self._decision(row, history):
@@ -139,7 +151,7 @@ class Intake:
         :param closed: The lanes of sites to which nothing more is sent.
         """
         queues = self._open_queues()
-        parts = self._most_parts // (sum(queue.site_slug not in closed for queue in queues) or 1)
+        parts = self.most_parts // (sum(queue.site_slug not in closed for queue in queues) or 1)
         batch: list[Row] = []
         waiting = 0
         self.is_full = False
@@ -171,7 +183,7 @@ class Intake:
             elif (order := (row.site_slug, row.origin_slug)) in self._orders_under_way or order in behind:
                 waiting.append(row)
             elif not row.is_whole and (
-                queue.parts_under_way >= parts or self._parts_under_way >= self._most_parts
+                queue.parts_under_way >= parts or self.parts_under_way >= self.most_parts
             ):
                 waiting.append(row)
                 behind.add(order)
@@ -181,7 +193,7 @@ class Intake:
                 self._left_before.pop((row.site_slug, row.refund_key), None)
                 queue.under_way += 1
                 queue.parts_under_way += not row.is_whole
-                self._parts_under_way += not row.is_whole
+                self.parts_under_way += not row.is_whole
                 batch.append(row)
         queue.decided.extendleft(reversed(waiting))
         self.is_full |= bool(behind)
@@ -211,11 +223,11 @@ class Intake:
         queue = self._queue(row)
         queue.under_way -= 1
         queue.parts_under_way -= not row.is_whole
-        self._parts_under_way -= not row.is_whole
+        self.parts_under_way -= not row.is_whole
         self._orders_under_way.discard((row.site_slug, row.origin_slug))
 
     def without_contested(self, batch: Sequence[Row], submitted: Sequence[str]) -> list[Row]:
-        """Those that no other run has come to since they were decided on.
+        """Those that no other run has claimed since the decision.
 
         A second ``submitted`` is seen by at least one of two runs, for each writes its own before it
         looks for the other's: at most one of them sends, and a partial refund is sent at most once.
@@ -253,12 +265,14 @@ class Intake:
         self._records.note(row, outcome, message, is_known=is_known)
 
     def _decision(self, row: Row, history: History) -> Decision:
+        decisive = history.decisive
+        is_unknown = decisive is not None and decisive.event == Outcome.NOT_FOUND
         return decide(
             row,
             history,
             resend=self._resend,
             resend_keys=self._resend_keys,
             writer=self._ledger.writer,
-            is_doubtful_site=self._records.sites.is_doubtful(row.site_slug),
+            is_doubtful_site=is_unknown and self._records.sites.is_doubtful(row.site_slug),
             void_referral=self._void_referral,
         )

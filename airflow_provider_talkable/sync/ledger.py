@@ -34,6 +34,7 @@ from airflow_provider_talkable.sync.liveness import longest_sending
 from airflow_provider_talkable.sync.lookups import Lookups
 from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.settled import DATABASES
 from airflow_provider_talkable.sync.statement_sizes import LookUpSize
 from airflow_provider_talkable.sync.tables import OwnTable
 from airflow_provider_talkable.sync.unkeepable import sift
@@ -114,6 +115,9 @@ class Ledger:
             not there once it was made.
         """
         self._exists = self._own.open(create=create)
+        # Each statement takes so long at least, whatever is in it.
+        self.append_seconds = self._own.reading_seconds
+        self._look_up_size.learn(self._look_up_size.keys, self._own.reading_seconds)
         if self.is_new:
             place = self._engine.url.set(username=None, password=None, query={})
             log.warning(
@@ -209,6 +213,26 @@ class Ledger:
         refused = sift(rows, lambda some: known.update(self.histories(some)))
         return known, {(row.site_slug, row.refund_key): error.reason for row, error in refused}
 
+    def newest(self, site_slug: str, keys: str) -> str | None:
+        """What the newest entry of each key says, for a snapshot to leave out what is plainly settled.
+
+        :param keys: A list in JSON, of at most :attr:`keys_at_a_time`.
+        :return: By key, as an object in JSON; ``None`` where the database cannot say it so.
+        :raises LedgerError: if it cannot be read.
+        """
+        if not self._exists or self._engine.dialect.name not in DATABASES:
+            return None
+        began = time.monotonic()
+        try:
+            said, entry_id = self._read(lambda connection: self._lookups.newest(connection, site_slug, keys))
+        except LedgerValueError:
+            # One of the keys is such that the database cannot look it up.
+            return None
+        self._look_up_size.learn(self._look_up_size.keys, time.monotonic() - began)
+        if entry_id:
+            self._ticks = max(self._ticks, int(entry_id[:TICKS], 16))
+        return said
+
     def append(self, entries: Sequence[Values]) -> None:
         """Write entries, all or none, but for those that the database cannot keep.
 
@@ -277,7 +301,7 @@ class Ledger:
 
         :param sent_subtotal: What was sent of the order in all, this refund included.
         :param after: The id of an entry that this one is about: it sorts right after that, and before
-            whatever another run has come to meanwhile.
+            whatever another run has written meanwhile.
         """
         return self._entry(values_of_outcome(row, result, sent_subtotal), after)
 

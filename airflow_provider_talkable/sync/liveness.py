@@ -14,7 +14,11 @@ _CLOCKS = 60.0  # seconds by which the clocks of two machines may differ
 
 
 def longest_sending(
-    timeout: float = DEFAULT_TIMEOUT, policy: RetryPolicy | None = None, pace: Pace | None = None
+    timeout: float = DEFAULT_TIMEOUT,
+    policy: RetryPolicy | None = None,
+    pace: Pace | None = None,
+    *,
+    waiting: int = 0,
 ) -> timedelta:
     """The time from ``submitted`` after which the run that wrote it sends the refund no more.
 
@@ -26,9 +30,11 @@ def longest_sending(
     :param timeout: Seconds to get a connection, and again for the answer.
     :param policy: How long a request is worth trying.
     :param pace: How many at once, and how fast.
+    :param waiting: How many partial refunds may wait for their turn, if more than three times as many as may
+        be under way.
     """
     policy, pace = policy or RetryPolicy(), pace or Pace()
-    queue = _QUEUE * pace.max_in_flight / min(SLOWEST, pace.max_rate or SLOWEST)
+    queue = max(_QUEUE * pace.max_in_flight, waiting) / min(SLOWEST, pace.max_rate or SLOWEST)
     attempts = policy.max_attempts * (2 * timeout + LONGEST_BACKOFF)
     patience = policy.throttle_patience + policy.outage_patience
     return timedelta(seconds=queue + attempts + patience + PATIENCE + _CLOCKS)

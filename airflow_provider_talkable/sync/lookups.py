@@ -12,14 +12,16 @@ from typing import Any
 from sqlalchemy import String, and_, bindparam, case, cast, distinct, func, literal, null, or_, select
 from sqlalchemy.dialects.postgresql import JSON
 from sqlalchemy.engine import Connection
-from sqlalchemy.sql import ColumnElement, Select
-from sqlalchemy.sql.selectable import ScalarSelect
+from sqlalchemy.sql import ColumnElement, Executable, Select
+from sqlalchemy.sql.selectable import ScalarSelect, TableValuedAlias
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.sync.columns import OF_OUTCOMES, READ, TASK, Key, entry_of, exact
 from airflow_provider_talkable.sync.entries import CONCLUSIVE, SETTLED, Entry, Settlement
 from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.settled import DATABASES, text_of_entry
+from airflow_provider_talkable.sync.statement_sizes import in_statements
 from airflow_provider_talkable.sync.tables import OwnTable
 
 _TAKEN = tuple(outcome.value for outcome in Outcome if outcome.is_success)
@@ -53,7 +55,7 @@ class Lookups:
         """The entries of the rows' keys that a decision needs, oldest first.
 
         Where the database can, what came before the newest one that says what Talkable made of a refund is
-        left out; with all entries :meth:`History.of` comes to the same.
+        left out; with all entries :meth:`History.of` gives the same result.
 
         :param settled_before: The id before which that one has to lie, since a run may be alive of which a
             later one says nothing.
@@ -61,11 +63,12 @@ class Lookups:
         found: dict[Key, list[Entry]] = {}
         query = self._of_keys(connection.dialect.name, self._own.missing)
         for site, of_site in groupby(sorted(rows, key=_site), key=_site):
-            keys = [row.refund_key for row in of_site]
-            given = {"site": site, "keys": keys, "asked": json.dumps(keys), "settled_before": settled_before}
-            for site_slug, refund_key, *values in connection.execute(query, given):
-                if site_slug is not None:
-                    found.setdefault((site_slug, refund_key), []).append(entry_of(values))
+            for keys in in_statements(connection.dialect.name, [row.refund_key for row in of_site]):
+                asked = {"keys": keys, "asked": json.dumps(keys)}
+                given = {"site": site, "settled_before": settled_before} | asked
+                for site_slug, refund_key, *values in connection.execute(query, given):
+                    if site_slug is not None:
+                        found.setdefault((site_slug, refund_key), []).append(entry_of(values))
         for entries in found.values():
             entries.sort(key=lambda entry: entry.entry_id)
         return found
@@ -83,21 +86,24 @@ class Lookups:
             of_this_task,
         ]
         is_of_site = columns.site_slug == bindparam("site")
-        given = bindparam("asked", type_=String)
-        match dialect:
-            case "postgresql":
-                asked = func.json_array_elements_text(cast(given, JSON))
-            case "sqlite":
-                asked = func.json_each(given)
-            case _:
-                of_keys = columns.refund_key.in_(bindparam("keys", expanding=True))
-                return select(*wanted).where(is_of_site, of_keys)
+        if dialect not in DATABASES:
+            of_keys = columns.refund_key.in_(bindparam("keys", expanding=True))
+            return select(*wanted).where(is_of_site, of_keys)
         # Key by key, so that the index leads to the newest entries past whatever else there is. An outer join
         # keeps the order of the two, whatever the database believes of the table.
-        keys = asked.table_valued("value").alias("keys_asked")
+        keys = self._asked(dialect)
         is_of_key = and_(is_of_site, columns.refund_key == keys.columns.value)
         since = columns.entry_id >= func.coalesce(self._newest_conclusive(keys.columns.value), "")
         return select(*wanted).select_from(keys.outerjoin(self._own.table, and_(is_of_key, since)))
+
+    def _asked(self, dialect: str) -> TableValuedAlias:
+        """The keys that are asked about, as a table."""
+        given = bindparam("asked", type_=String)
+        if dialect == "postgresql":
+            asked = func.json_array_elements_text(cast(given, JSON))
+        else:
+            asked = func.json_each(given)
+        return asked.table_valued("value").alias("keys_asked")
 
     def _newest_conclusive(self, key: ColumnElement[str]) -> ScalarSelect[str]:
         """The newest entry that is conclusive, as :attr:`Entry.is_conclusive` has it."""
@@ -116,6 +122,39 @@ class Lookups:
             .scalar_subquery()
         )
 
+    def newest(self, connection: Connection, site: str, asked: str) -> tuple[str, str | None]:
+        """What the newest entry of each key says, for the snapshot to compare; see :mod:`.settled`.
+
+        :param asked: The keys, as a list in JSON.
+        :return: By key, as an object in JSON; and the id of the newest of these entries.
+        """
+        query = self._newest(connection.dialect.name, self._own.missing)
+        found = connection.execute(query, {"site": site, "asked": asked}).one()
+        return found[0] or "{}", found[1]
+
+    @lru_cache(maxsize=2)  # noqa: B019 - as below
+    def _newest(self, dialect: str, _missing: AbstractSet[str]) -> Executable:
+        """The statement of :meth:`newest`."""
+        columns, later = self._columns, self._own.table.alias("later").columns
+        keys = self._asked(dialect)
+        key = keys.columns.value
+        newest = (
+            select(func.max(later.entry_id))
+            .where(later.site_slug == bindparam("site"), later.refund_key == key)
+            .scalar_subquery()
+        )
+        is_newest = and_(
+            columns.site_slug == bindparam("site"), columns.refund_key == key, columns.entry_id == newest
+        )
+        of_this_task = self.is_of_task if self._task_run["dag_id"] else []
+        said = text_of_entry(columns, self.column("void_outcome"), of_this_task, dialect)
+        by_key = func.json_object_agg if dialect == "postgresql" else func.json_group_object
+        # Drivers would read JSON at once.
+        text = cast(by_key(key, said).filter(columns.entry_id.is_not(None)), String)
+        return select(text, func.max(columns.entry_id)).select_from(
+            keys.outerjoin(self._own.table, is_newest)
+        )
+
     def orders(self, connection: Connection, slugs: Mapping[str, AbstractSet[str]]) -> dict[Key, list[Taken]]:
         """What Talkable has taken, or may have, of orders; each refund once.
 
@@ -123,24 +162,27 @@ class Lookups:
         """
         columns = self._columns
         wanted = ("refund_key", "event", "refund_subtotal", "order_subtotal")
+        query = (
+            select(columns.origin_slug, *(self.column(name).label(name) for name in wanted))
+            .where(
+                columns.site_slug == bindparam("site"),
+                columns.origin_slug.in_(bindparam("asked", expanding=True)),
+                OF_OUTCOMES,
+                columns.event.in_((*_TAKEN, Outcome.UNCONFIRMED.value, *SETTLED)),
+            )
+            .order_by(columns.entry_id)
+        )
         found: dict[Key, dict[str, Taken]] = {}
         for site, of_site in slugs.items():
-            query = (
-                select(columns.origin_slug, *(self.column(name).label(name) for name in wanted))
-                .where(
-                    columns.site_slug == site,
-                    columns.origin_slug.in_(sorted(of_site)),
-                    OF_OUTCOMES,
-                    columns.event.in_((*_TAKEN, Outcome.UNCONFIRMED.value, *SETTLED)),
-                )
-                .order_by(columns.entry_id)
-            )
-            for slug, key, event, amount, whole in connection.execute(query):
-                by_key = found.setdefault((site, slug), {})
-                if event == Settlement.NOT_REFUNDED:
-                    by_key.pop(key, None)
-                else:
-                    by_key[key] = Taken(key, event, exact(amount), exact(whole))
+            for asked in in_statements(connection.dialect.name, sorted(of_site)):
+                for slug, key, event, amount, whole in connection.execute(
+                    query, {"site": site, "asked": asked}
+                ):
+                    by_key = found.setdefault((site, slug), {})
+                    if event == Settlement.NOT_REFUNDED:
+                        by_key.pop(key, None)
+                    else:
+                        by_key[key] = Taken(key, event, exact(amount), exact(whole))
         return {order: list(by_key.values()) for order, by_key in found.items()}
 
     def has_taken(self, connection: Connection, site_slug: str) -> bool:

@@ -67,9 +67,9 @@ def judged(row: Row, result: RefundResult, own: Entry | None, others: Sequence[T
 
 
 def sent_in_all(row: Row, result: RefundResult, others: Sequence[Taken]) -> Decimal | None:
-    """What was sent of an order in all, this refund included; ``None``: it cannot be told.
+    """What was sent of an order in all, this refund included; ``None``: it is unknown.
 
-    A whole refund, and parts that come to more, come to the order's subtotal.
+    A whole refund, and parts that add up to more, count as the order's subtotal.
     """
     whole = row.order_subtotal or order_subtotal_of(result.origin, result.referral)
     answered = order_subtotal_of(result.origin, result.referral)

@@ -44,7 +44,7 @@ class Overview:
     :param events: How many there are by the event of their newest entry: an outcome, what a person has
         settled it as, or ``submitted``, which says that it was sent and nothing more is known; the most
         frequent first.
-    :param rewarded: Those that came too late: refunds of whole orders whose advocate had been paid already.
+    :param rewarded: Those that were late: refunds of whole orders whose advocate had been paid already.
     :param failures: The newest of those that Talkable does not have, or may not have, newest first.
     """
 
@@ -67,7 +67,7 @@ def overview_of(ledger: Ledger, period: Period, *, limit: int) -> Overview:
     """Read how the refunds of a period stand.
 
     A refund whose newest entry is later than the period is not among them, whatever had become of it
-    in the period: what it has come to since is what counts.
+    in the period: its newest outcome is what counts.
 
     :param ledger: An opened ledger.
     :param limit: How many failures to read at most; the counts are of all.
@@ -102,7 +102,7 @@ def overview_of(ledger: Ledger, period: Period, *, limit: int) -> Overview:
 
 
 def facts_of_a_reward(ledger: Ledger) -> list[Label[Any]]:
-    """The columns that say whether a refund came too late, of which there are few combinations."""
+    """The columns that say whether a refund is late, of which there are few combinations."""
     amount, whole = ledger.column("refund_subtotal"), ledger.column("order_subtotal").label("whole")
     has_referral = ledger.column("referral_id").is_not(None)
     # As numbers: not every database can select a condition.
@@ -124,7 +124,7 @@ def is_late_by(
     paid: bool | None,
     known_by: str | None,
 ) -> bool:
-    """Whether a refund that Talkable has came too late, by the values of :func:`facts_of_a_reward`."""
+    """Whether a refund that Talkable has is late, by the values of :func:`facts_of_a_reward`."""
     payment = payment_of_entry(paid, known_by, "a referral" if has_referral else None, status, rewarded)
     return is_late(is_whole=bool(whole), paid=payment.paid) is True
 

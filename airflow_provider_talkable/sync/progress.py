@@ -31,7 +31,7 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.rate = 0.0
-        """Refunds per second that came to something of late, those settled before included."""
+        """Recent refunds per second that have an outcome, those settled before included."""
         self.sending_rate = 0.0
         """Refunds per second sent of late."""
         self._total = total

@@ -63,7 +63,7 @@ Asking = Sender[Question, tuple[str, str], list[JsonObject] | TalkableError]
 
 @dataclass(slots=True)
 class ReconcileSummary:
-    """What a reconciliation came to.
+    """The result of a reconciliation.
 
     :param rows: Rows that the query gave.
     :param refunds: Different refunds that they are.
@@ -71,7 +71,7 @@ class ReconcileSummary:
     :param last: The latest.
     :param asked: Refunds that Talkable was asked about.
     :param unanswered: Those of them about which no answer came.
-    :param unknown: Settled ones of which it cannot be told whether they are in order: the row has no
+    :param unknown: Settled ones of which it is not known whether they are in order: the row has no
         ``email``, or nothing tells which of the person's referrals is the order's, or what became of it.
     :param discrepancies: How many, by kind.
     :param rewards: The sum of what advocates of refunded orders were paid in money, by currency.
@@ -152,7 +152,7 @@ class ReconcileSummary:
         if self.asked:
             yield f"Talkable was asked about {self.asked} of them, {self.unanswered} without an answer"
         if self.unknown:
-            yield f"Unknown: {self.unknown} have no email, or a referral that cannot be told from another"
+            yield f"Unknown: {self.unknown} have no email, or a referral that is not the only one possible"
         for currency, amount in sorted(self.rewards.items()):
             friends = f", to their friends {self.friend_rewards.get(currency, 0):.2f} {currency}"
             yield f"Paid to advocates of refunded orders: {amount:.2f} {currency}{friends}"

@@ -33,7 +33,7 @@ class Records:
 
     :param ledger: The ledger, opened.
     :param summary: What to count in.
-    :param on_result: Called with each row that has come to a result, or had come to it before.
+    :param on_result: Called with each row that has a result, or had it before.
     """
 
     def __init__(
@@ -47,6 +47,8 @@ class Records:
         """The sites that another run goes on with: it counts what this one has not tried."""
         self._ledger = ledger
         self._summary = summary
+        self.is_asked_for_each = on_result is not None
+        """Whether somebody waits for the result of each refund, settled ones included."""
         self._on_result = on_result or (lambda _row, _result: None)
         self._repeated: dict[Key, Entry] = {}
         self._unrecorded: list[Values] = []
@@ -149,6 +151,10 @@ class Records:
             void_outcome=entry.void_outcome,
             answered_at=entry.written_at,
         )
+
+    def skip_settled(self, count: int) -> None:
+        """Count refunds that are plainly settled, by other tasks than this."""
+        self._summary.skipped += count
 
     def give_way(self, row: Row, entry: Entry, *, after: str) -> None:
         """Note that another run has settled a refund since this one has decided to send it."""

@@ -25,16 +25,12 @@ from airflow_provider_talkable.sync.progress import Progress
 from airflow_provider_talkable.sync.records import Records
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.snapshot import Snapshot
-from airflow_provider_talkable.sync.statement_sizes import batch_size, is_slow
 from airflow_provider_talkable.sync.summary import Summary
+from airflow_provider_talkable.sync.turns import Turns
 
 log = logging.getLogger(__name__)
 
-# Times as many as may be on the wire. Fewer, and the ledger holds up the sending.
-_PARTS_AHEAD = 1.5
-_PARTS_TICK = 0.04  # seconds between two writings of partial refunds that wait for their turn
 _THROTTLED = 5.0  # seconds of nothing but 429 that are worth a line
-_TICK = 0.25  # seconds after which finished refunds are recorded whatever their number
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +70,7 @@ class RefundSync:
     :param pace: How many at once, and how fast.
     :param rules: What else to do.
     :param summary: Where a resumed run goes on counting requests and seconds.
-    :param on_result: Called with each row that has come to a result, or had come to it before.
+    :param on_result: Called with each row that has a result, or had it before.
     :param reason_to_stop: Asked while the run goes on; once it has a reason, the run ends as by :meth:`stop`.
     :param report: Called every half a minute with the summary so far, in the thread of :meth:`run`.
     """
@@ -102,7 +98,6 @@ class RefundSync:
         self._snapshot = snapshot
         self._ledger = ledger
         self._reason_to_stop = reason_to_stop
-        ledger.longest_sending = longest_sending(config.timeout, policy, pace)
         self._is_pausing = rules.pause_when_throttled
         self._records = Records(ledger, self.summary, on_result)
         self._intake = Intake(
@@ -112,7 +107,6 @@ class RefundSync:
             resend=rules.resend,
             resend_keys=rules.resend_keys,
             void_referral=rules.void_referral,
-            most_parts=int(_PARTS_AHEAD * pace.max_in_flight),
         )
         self._sender = Sender[Row, Refund, RefundResult](
             config,
@@ -121,8 +115,15 @@ class RefundSync:
             RefundOperation(fetch_referral=rules.fetch_referral, void_referral=rules.void_referral),
             new_judge=lambda site_slug: Streak(site_slug, abort_after=rules.abort_after).judge,
         )
-        self._max_in_flight = pace.max_in_flight
         self._progress = Progress(snapshot.refunds, report=report)
+        self._turns = Turns(
+            ledger,
+            self._intake,
+            self._sender,
+            self._progress,
+            pace.max_in_flight,
+            lambda parts: longest_sending(config.timeout, policy, pace, waiting=parts),
+        )
         self._stop_asked: TalkableError | None = None
         self._ending: TalkableError | None = None
         self._ended_at: float | None = None
@@ -181,15 +182,14 @@ class RefundSync:
 
     def _send_all(self) -> None:
         """Decide, hand over and record, a little of each in turn, until all is done."""
-        intake = self._intake
+        intake, turns = self._intake, self._turns
         while True:
-            began = time.monotonic()
             self._look_for_reasons_to_stop()
-            size = self._batch_size()
+            turns.begin()
             is_paused = self.paused_site is not None
             if not is_paused:
-                intake.decide(size)
-            self._hand_over([] if is_paused else self._next_batch(size))
+                intake.decide(turns.size)
+            self._hand_over([] if is_paused else self._next_batch(turns.size))
             self._measure()
             self._progress.tell(self.summary, self._waits())
             is_fed = is_paused or intake.is_empty
@@ -198,23 +198,7 @@ class RefundSync:
                 self._records.write()
                 self.paused_site = self.paused_site or min(intake.parked, default=None)
                 return
-            until = 0 if is_fed else size
-            if intake.has_several_sites:
-                until = max(0, self._sender.outstanding - size // 2)
-            if intake.is_held:
-                # Then there is nothing to do before the next answer.
-                until = min(until, max(0, self._sender.unfinished - 1))
-            timeout = _TICK
-            if intake.is_full and not is_fed:
-                if is_slow(self._ledger.append_seconds):
-                    # Then it is asked for as many at once as may be in doubt.
-                    until, timeout = 0, self._ledger.append_seconds
-                else:
-                    # A fast one is not asked for each refund alone.
-                    until = min(
-                        until, max(0, self._sender.outstanding - max(1, self._max_in_flight * 3 // 4))
-                    )
-                    timeout = max(0.0, began + _PARTS_TICK - time.monotonic())
+            until, timeout = turns.wait(is_fed=is_fed)
             self._keep_all(self._sender.take(until=until, timeout=timeout))
 
     def _look_for_reasons_to_stop(self) -> None:
@@ -263,14 +247,11 @@ class RefundSync:
         except LedgerError:
             self._log_what_the_ledger_lacks()
 
-    def _batch_size(self) -> int:
-        return batch_size(self._max_in_flight, self._progress.sending_rate, self._ledger.append_seconds)
-
     def _next_batch(self, size: int) -> list[Row]:
         return self._intake.next_batch(size, ending=self._ending, closed=self._sender.client.lanes.closed)
 
     def _hand_over(self, batch: list[Row]) -> None:
-        """Write what has come to an outcome and what is about to be sent, then send that."""
+        """Write what has an outcome and what is about to be sent, then send that."""
         # Until it is handed over, an error means that it was not sent.
         self._not_handed_over = batch
         submitted = [self._ledger.submitted(row) for row in batch]
@@ -279,7 +260,9 @@ class RefundSync:
             batch, submitted = self._without_refused(batch, submitted, refused)
         if not all(row.is_whole for row in batch):
             batch = self._intake.without_contested(batch, [entry["entry_id"] for entry in submitted])
-        self._sender.put((row, row.refund) for row in batch)
+        self._sender.put((row, row.refund) for row in batch if row.is_whole)
+        # In doubt as long as they wait for their turn.
+        self._sender.put(((row, row.refund) for row in batch if not row.is_whole), first=True)
         self._not_handed_over = []
 
     def _without_refused(

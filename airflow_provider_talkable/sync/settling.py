@@ -59,7 +59,7 @@ def settle(
     """Append what somebody who has looked a refund up in Talkable says of it.
 
     It ends the doubt of the runs that have submitted the refund before, by name: a run that submits it at the
-    same time stays in doubt, whatever the order in which their entries come to lie.
+    same time stays in doubt, whatever the order of their entries.
 
     :param ledger: The ledger, opened.
     :param refund_key: The refund's own id.

@@ -24,8 +24,6 @@ class Sites:
     def is_doubtful(self, site_slug: str) -> bool:
         """Whether an unknown order of the site is not settled: none was ever known, of many."""
         if site_slug not in self._doubtful:
-            if self._ledger.has_taken(site_slug):
-                self._taken.add(site_slug)
             self._doubtful[site_slug] = self._unknown_orders(site_slug) >= SUSPICIOUS
         return self._doubtful[site_slug]
 
@@ -38,10 +36,13 @@ class Sites:
 
     def problems(self) -> dict[str, TalkableError]:
         """The error of each site whose orders Talkable knows none of; asked once all is written."""
-        counts = {site: self._unknown_orders(site) for site in self._unknown - self._taken}
+        counts = {site: self._unknown_orders(site) for site in self._unknown}
         return {site: _stranger(site, count) for site, count in counts.items() if count >= SUSPICIOUS}
 
     def _unknown_orders(self, site_slug: str) -> int:
+        """Of how many refunds the order is unknown, where no refund was ever taken."""
+        if site_slug not in self._taken and self._ledger.has_taken(site_slug):
+            self._taken.add(site_slug)
         return 0 if site_slug in self._taken else self._ledger.unknown_orders(site_slug)
 
 

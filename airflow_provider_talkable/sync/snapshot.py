@@ -6,12 +6,15 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from airflow_provider_talkable.protocol.errors import TalkableError
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.sync.rows import Row
+from airflow_provider_talkable.sync.settled import TEXT_OF_ROW
 
 _TABLE = """
 CREATE TABLE rows (
@@ -36,16 +39,40 @@ CREATE TABLE conflicts (site_slug, refund_key, rows, PRIMARY KEY (site_slug, ref
 _FIND_CONFLICTS = """
 INSERT INTO conflicts
 SELECT site_slug, refund_key, sum(copies) FROM rows GROUP BY site_slug, refund_key HAVING count(*) > 1"""
+_AHEAD = """
+SELECT json_group_array(DISTINCT refund_key)
+FROM (SELECT refund_key FROM rows WHERE number > ?{of_site} ORDER BY number LIMIT ?)"""
 # As one text: Python gives other threads a turn with each row that SQLite returns, and gets its own back
 # only after milliseconds when they are busy sending.
-_READ = """
+_READ = f"""
+WITH said AS MATERIALIZED (SELECT key, value FROM json_each(?)),
+ahead AS (
+    SELECT rows.*, conflicts.rows AS differing, said.key IS NOT NULL AS is_known,
+        said.value IS ({TEXT_OF_ROW}) AND problem IS NULL AND conflicts.rows IS NULL AS is_settled
+    FROM rows LEFT JOIN conflicts USING (site_slug, refund_key) LEFT JOIN said ON said.key = refund_key
+    WHERE number > ?{{of_site}} ORDER BY number LIMIT ?
+)
 SELECT json_group_array(json_array(
-    site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, order_subtotal, problem, message, email,
-    currency, differing)), max(number)
-FROM (
-    SELECT rows.*, conflicts.rows AS differing FROM rows LEFT JOIN conflicts USING (site_slug, refund_key)
-    WHERE number > ?{of_site} ORDER BY number LIMIT ?)"""
+    is_known, site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, order_subtotal, problem,
+    message, email, currency, differing)) FILTER (WHERE NOT is_settled), total(is_settled), max(number)
+FROM ahead"""  # noqa: S608 - a constant
 _BY_SITE = "CREATE INDEX by_site ON rows (site_slug, number)"
+
+
+@dataclass(frozen=True, slots=True)
+class NextRows:
+    """Some of a snapshot's rows.
+
+    :param rows: Those that are not plainly settled.
+    :param known: Those of them that the ledger may have an entry of.
+    :param settled: How many others there were.
+    :param is_end: Whether all had been taken before.
+    """
+
+    rows: list[Row]
+    known: list[Row]
+    settled: int
+    is_end: bool
 
 
 class Snapshot:
@@ -104,17 +131,48 @@ class Snapshot:
                 sites += (site for (site,) in self._database.execute(_SITES_OF_A_KEY, (key,)))
             return found
 
+    def keys_ahead(self, count: int, site_slug: str | None = None) -> str:
+        """The keys of the next rows, as a list in JSON; nothing when all were taken.
+
+        :param count: How many.
+        :param site_slug: Of which site; ``None``: of any.
+        """
+        query, given = self._of_site(_AHEAD, site_slug)
+        with _explained():
+            [(keys,)] = self._database.execute(query, (*given, count))
+            return "" if keys == "[]" else str(keys)
+
     def take(self, count: int, site_slug: str | None = None) -> list[Row]:
         """The next rows, at most ``count``; none when all were taken.
 
         :param site_slug: Of which site; ``None``: of any.
         """
-        of_site = () if site_slug is None else (site_slug,)
-        query = _READ.format(of_site=" AND site_slug = ?" if of_site else "")
+        return self.take_unsettled(count, site_slug, None).rows
+
+    def take_unsettled(self, count: int, site_slug: str | None, said: str | None) -> NextRows:
+        """The next rows, without those that are plainly settled.
+
+        :param count: How many are looked at.
+        :param site_slug: Of which site; ``None``: of any.
+        :param said: What the ledger says of these rows' keys, as :meth:`.Ledger.newest` has it; ``None``: it
+            was not asked.
+        """
+        query, given = self._of_site(_READ, site_slug)
         with _explained():
-            [(rows, last)] = self._database.execute(query, (self._taken.get(site_slug, 0), *of_site, count))
-            self._taken[site_slug] = last or self._taken.get(site_slug, 0)
-            return [_read(*values) for values in json.loads(rows)]
+            [(rows, settled, last)] = self._database.execute(query, (said or "{}", *given, count))
+        self._taken[site_slug] = last or self._taken.get(site_slug, 0)
+        read: list[Row] = []
+        known: list[Row] = []
+        for is_known, *values in json.loads(rows):
+            read.append(_read(*values))
+            if is_known or said is None:
+                known.append(read[-1])
+        return NextRows(read, known, int(settled), is_end=last is None)
+
+    def _of_site(self, query: str, site_slug: str | None) -> tuple[str, tuple[Any, ...]]:
+        of_site = () if site_slug is None else (site_slug,)
+        taken = self._taken.get(site_slug, 0)
+        return query.format(of_site=" AND site_slug = ?" if of_site else ""), (taken, *of_site)
 
 
 @contextmanager
@@ -133,7 +191,7 @@ def _written(row: Row) -> tuple[str | None, ...]:
         row.site_slug,
         row.refund_key,
         row.origin_slug,
-        None if row.refunded_at is None else row.refunded_at.isoformat(),
+        None if row.refunded_at is None else row.refunded_at.isoformat(timespec="microseconds"),
         None if row.refund_subtotal is None else str(row.refund_subtotal),
         None if row.order_subtotal is None else str(row.order_subtotal),
         row.problem,

@@ -1,4 +1,4 @@
-"""What a sync came to, for XCom and for the last lines of the log."""
+"""The result of a sync, for XCom and for the last lines of the log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _FAILURES = tuple(one for one in Outcome if not one.is_success and one not in _N
 
 @dataclass(slots=True)
 class Summary:
-    """What a sync came to. ``rows`` is the sum of ``duplicates``, ``skipped`` and all ``outcomes``.
+    """The result of a sync. ``rows`` is the sum of ``duplicates``, ``skipped`` and all ``outcomes``.
 
     :param rows: Rows that the query gave.
     :param duplicates: Rows that say again what another one says of the same refund.
@@ -39,7 +39,7 @@ class Summary:
     :param seconds: How long it took, less the time it was deferred.
     :param rate: Refunds sent per second.
     :param referred: Refunds whose answer named a referral.
-    :param rewarded: Refunds of whole orders whose advocate had been paid already: they came too late.
+    :param rewarded: Refunds of whole orders whose advocate had been paid already: they were late.
     :param referral_unknown: Refunds of whole orders of which Talkable did not say whether they were in time.
     :param counted_otherwise: Refunds after which Talkable counts another amount of the order as refunded
         than was sent in all.
@@ -87,7 +87,7 @@ class Summary:
 
     @property
     def done(self) -> int:
-        """How many refunds have come to something."""
+        """How many refunds have an outcome."""
         return self.skipped + self.outcomes.total()
 
     @property
@@ -119,7 +119,7 @@ class Summary:
         """Count what became of a refund.
 
         :param is_referred: Whether its referral is known.
-        :param late: Whether it came too late; ``None``: it cannot be told.
+        :param late: Whether it is late; ``None``: unknown.
         :param is_counted_otherwise: Whether Talkable counts another amount than was sent.
         :param void_outcome: What became of voiding its referral, if that was tried.
         :param answered_at: When that was known; default: now.

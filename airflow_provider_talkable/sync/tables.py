@@ -35,6 +35,10 @@ _INDEXING = ("sqlite", "postgresql", "mysql", "mariadb")
 # Their keys are none, or a promise that nobody checks.
 _WITHOUT_KEYS = ("bigquery", "databricks")
 _ADD_WITHOUT_COLUMN = ("mssql", "oracle")
+_POSTGRES_INDEXES = text(
+    "SELECT relname FROM pg_catalog.pg_index JOIN pg_catalog.pg_class ON pg_class.oid = indexrelid"
+    " WHERE indrelid = CAST(:table AS regclass)"
+)
 _NEEDS_NO_QUOTES = re.compile("[a-z][a-z0-9_]*")
 
 PATIENCE = 120.0
@@ -92,6 +96,8 @@ class OwnTable:
         """Whether :meth:`open` has made it."""
         self.seconds = 0.0
         """How long the database was waited for."""
+        self.reading_seconds = 0.0
+        """How long it took to read nothing from it."""
         self.stopping = False
         """Whether there is no time left to wait for a database that is gone."""
 
@@ -197,7 +203,9 @@ class OwnTable:
         nothing = select(text("*")).select_from(self.table).where(text("1 = 0"))
         try:
             with self.engine.connect() as connection:
+                began = time.monotonic()
                 names = list(connection.execute(nothing).keys())
+                self.reading_seconds = time.monotonic() - began
         except DBAPIError as error:
             if is_missing_table(error):
                 return None
@@ -236,8 +244,7 @@ class OwnTable:
     def _add_indexes(self) -> None:
         if not self._indexes or self.is_new:
             return
-        there = inspect(self.engine).get_indexes(self.table.name, schema=self.table.schema)
-        names = [index["name"] for index in there]
+        names = self._index_names()
         for index in self._indexes:
             if index.name in names:
                 continue
@@ -246,6 +253,15 @@ class OwnTable:
             except DBAPIError as error:
                 # Another task has made it in this moment; or else look-ups by it only take longer.
                 log.info("The %s %s has no index %s: %s", self.what, self.name, index.name, short(error))
+
+    def _index_names(self) -> list[str | None]:
+        if self.engine.dialect.name != "postgresql":
+            there = inspect(self.engine).get_indexes(self.table.name, schema=self.table.schema)
+            return [index["name"] for index in there]
+        # Reflection takes five statements.
+        table = self.engine.dialect.identifier_preparer.format_table(self.table)
+        with self.engine.connect() as connection:
+            return list(connection.execute(_POSTGRES_INDEXES, {"table": table}).scalars())
 
     def _adding(self, column: Column[Any]) -> str:
         dialect = self.engine.dialect

@@ -111,16 +111,16 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
     :param max_failure_ratio: The share of failures, 0 to 1, above which the task fails once every row has
         its outcome; of the refunds that this DAG run was the first to settle or try. Those whose outcome is
         ignored count neither way.
-    :param warn_late: Warn if more refunds than this came too late, without failing: the log and ``alerts`` in
+    :param warn_late: Warn if more refunds than this were late, without failing: the log and ``alerts`` in
         the summary say so; ``None``: never.
     :param warn_open_after: Warn likewise if a refund is open that was refunded longer ago: ``failed``,
         ``throttled``, ``aborted`` or ``unconfirmed``; ``None``: never.
     :param abort_after: Stop after so many identical rejections, or pages in Talkable's place, in a row with
         no success between.
     :param fetch_referral: Ask for the referral where Talkable answers a refund with the order alone: one
-        more request for most refunds.
+        more request for most refunds. With ``void_referral``: ask what was paid for those that are too late.
     :param void_referral: Void the referral of each whole refund that Talkable has, which answers with the
-        referral as well: then nothing else is asked. Whatever becomes of it, the refund's outcome stays.
+        referral as well. Whatever becomes of it, the refund's outcome stays.
     :param require_subtotal: A row without ``refund_subtotal`` is ``invalid``; default: it refunds the whole
         order. Set it where each refund has an amount, so that one that is missing does not refund more.
     :param preview: Send nothing and write nothing: report what would be sent.
@@ -222,7 +222,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
             self._sync.stop("the task was stopped from outside")
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:  # noqa: ARG002
-        """What OpenLineage is told, of a failed task too: the query's tables, the sites, the summary."""
+        """What OpenLineage gets, of a failed task too: the query's tables, the sites, the summary."""
         from airflow_provider_talkable import lineage
 
         summary = self._sync.summary if self._sync else None

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow import __version__
+from sqlalchemy import create_engine
+from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable.sandbox import Sandbox
 from tests.airflow import commands
+from tests.airflow.metadata import task_instances, xcom
 from tests.conftest import KEY, Sandboxes
+
+if TYPE_CHECKING:
+    from tests.airflow.deployment import Deployment
+    from tests.airflow.shared import Shared
 
 RUN_DATE = datetime(2026, 1, 10, tzinfo=UTC)
 LATE = {"status": "approved", "ad_rewarded": True}
@@ -83,27 +92,36 @@ class Airflow:
 
     def states(self) -> dict[str, set[str]]:
         states: dict[str, set[str]] = {}
-        for task_id, state in self.metadata("SELECT task_id, state FROM task_instance"):
-            states.setdefault(task_id, set()).add(state)
+        with self._engine() as engine:
+            for task_id, state in task_instances(engine, "task_id", "state"):
+                states.setdefault(task_id, set()).add(state)
         return states
 
     def xcom(self, task_id: str, key: str) -> list[Any]:
-        query = f"SELECT value FROM xcom WHERE task_id = '{task_id}' AND key = '{key}' ORDER BY map_index"
-        values = [json.loads(value) for (value,) in self.metadata(query)]
-        # Airflow 3 keeps some as JSON in JSON.
-        return [
-            json.loads(value) if isinstance(value, str) and value.startswith(("[", "{")) else value
-            for value in values
-        ]
+        with self._engine() as engine:
+            return xcom(engine, key, task_id=task_id)
+
+    @contextmanager
+    def _engine(self) -> Iterator[Engine]:
+        engine = create_engine(f"sqlite:///{self.home / 'airflow.db'}")
+        yield engine
+        engine.dispose()
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated(shared_folder: Path) -> Path:
     """Airflow's database as it is in the beginning; making one takes longer than most that is done in it."""
-    home = tmp_path_factory.mktemp("migrated")
-    environment = {**os.environ, "AIRFLOW_HOME": str(home)}
-    commands.fork("airflow", "db", "migrate", environment=environment, folder=home).check_returncode()
-    return home / "airflow.db"
+    home = shared_folder / "migrated"
+    made = home / "airflow.db"
+    # Whoever comes first makes it.
+    with (shared_folder / "migrated.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not home.exists():
+            home.mkdir()
+            environment = {**os.environ, "AIRFLOW_HOME": str(home)}
+            done = commands.fork("airflow", "db", "migrate", environment=environment, folder=home)
+            assert not done.returncode, done.stderr
+    return made
 
 
 @pytest.fixture
@@ -140,6 +158,32 @@ def airflow(tmp_path: Path, sandboxes: Sandboxes, migrated: Path) -> Airflow:
         at = (RUN_DATE - timedelta(hours=1)).isoformat()
         warehouse.execute("INSERT INTO refunds VALUES ('r6', 'F', ?, NULL, 'my-store-de')", (at,))
     return airflow
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, postgres_server: Callable[[], URL]) -> Iterator[Shared]:
+    from tests.airflow.four_sites import deployed
+    from tests.airflow.shared import DAGS, Shared
+
+    # How often Airflow 3 and 2 look for new files.
+    often = {
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+        "AIRFLOW__SCHEDULER__DAG_DIR_LIST_INTERVAL": "5",
+    }
+    shared = Shared(lambda: deployed(DAGS, tmp_path_factory.mktemp("deployment"), postgres_server, often))
+    yield shared
+    shared.close()
+
+
+@pytest.fixture
+def deployment(shared: Shared) -> Deployment:
+    """Four sites with 200 refunds each, of which every tenth is unknown and every fifth partial."""
+    from tests.airflow.four_sites import fill, forget_runs
+
+    deployment = shared.get()
+    forget_runs(deployment)
+    fill(deployment)
+    return deployment
 
 
 # Fixtures whose tests run Airflow in a process. A test that runs one without them says so itself.

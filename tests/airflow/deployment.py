@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
@@ -24,6 +23,7 @@ from sqlalchemy.engine import Engine
 
 from tests.airflow.commands import fork, start
 from tests.airflow.conftest import Airflow
+from tests.airflow.metadata import task_instances, xcom
 
 IS_AIRFLOW_3 = int(__version__.split(".")[0]) >= 3
 
@@ -135,20 +135,31 @@ class Deployment:
         with self.metadata.connect() as connection:
             return [tuple(row) for row in connection.exec_driver_sql(sql)]
 
+    def task_instances(self, *columns: str, **filters: Any) -> list[tuple[Any, ...]]:
+        """Columns of the newest try of each task instance that the filters let through."""
+        return task_instances(self.metadata, *columns, **filters)
+
     def get(self, path: str) -> Any:
         """What the API server says."""
+        return self._ask("GET", path)
+
+    def post(self, path: str, content: Any) -> Any:
+        """What the API server says to JSON."""
+        return self._ask("POST", path, json=content)
+
+    def _ask(self, method: str, path: str, **more: Any) -> Any:
         address = f"http://127.0.0.1:{self.port}"
         token = requests.get(f"{address}/auth/token", timeout=30).json()["access_token"]
-        answer = requests.get(f"{address}{path}", headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = requests.request(method, f"{address}{path}", headers=headers, timeout=30, **more)
         answer.raise_for_status()
         return answer.json()
 
     def wait_for(self, states: set[str], *, dag_id: str, count: int = 1) -> None:
         """Wait until all task instances of a DAG are in one of these states."""
         deadline = time.monotonic() + 150
-        query = f"SELECT state FROM task_instance WHERE dag_id = '{dag_id}'"
         while True:
-            found = [state for (state,) in self.query(query)]
+            found = [state for (state,) in self.task_instances("state", dag_id=dag_id)]
             if len(found) == count and set(found) <= states:
                 return
             assert time.monotonic() < deadline, f"{found}\n{self.all_logs()}"
@@ -176,15 +187,4 @@ class Deployment:
         return events
 
     def summaries(self, dag_id: str) -> list[dict[str, Any]]:
-        key = "return_value"
-        rows = self.query(
-            f"SELECT value FROM xcom WHERE dag_id = '{dag_id}' AND key = '{key}' ORDER BY map_index"
-        )
-        return [_json(value) for (value,) in rows]
-
-
-def _json(value: Any) -> Any:
-    """An XCom's value, which Airflow 2 keeps as bytes and Airflow 3 as JSON, at times as JSON in JSON."""
-    if isinstance(value, bytes | memoryview):
-        value = bytes(value).decode()
-    return _json(json.loads(value)) if isinstance(value, str) else value
+        return xcom(self.metadata, "return_value", dag_id=dag_id)

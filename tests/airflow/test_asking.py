@@ -17,6 +17,7 @@ from airflow_provider_talkable.sandbox import Reset
 from tests.airflow.conftest import EXAMPLES
 from tests.airflow.deployment import Deployment
 from tests.airflow.four_sites import deployed
+from tests.airflow.metadata import questions
 from tests.conftest import Sandboxes
 from tests.shop import Shop
 
@@ -81,12 +82,8 @@ def test_each_answer_settles_its_refund(
 
 def wait_for_questions(deployment: Deployment, count: int) -> dict[int, tuple[str, str]]:
     """What is asked by each mapped task."""
-    query = (
-        "SELECT t.map_index, h.subject, h.body FROM hitl_detail h JOIN task_instance t ON t.id = h.ti_id"
-        " WHERE t.state IN ('deferred', 'awaiting_input')"
-    )
     deadline = time.monotonic() + 240
-    while len(found := deployment.query(query)) < count:
+    while len(found := questions(deployment.metadata)) < count:
         assert time.monotonic() < deadline, f"{found}\n{deployment.all_logs()}"
         time.sleep(0.3)
     return {map_index: (subject, body) for map_index, subject, body in found}

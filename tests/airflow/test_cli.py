@@ -173,13 +173,21 @@ def test_part_of_an_order_is_refunded_at_another_site(cli: CommandLine, sandboxe
 
 MISUSES = {
     "empty": (["A", ""], "origin_slug='': holds nothing"),
-    "no date": (["A", "--refunded-at", "yesterday"], "refunded_at='yesterday': is no date and time"),
+    "no date": (["A", "--refunded-at", "yesterday"], "refunded_at='yesterday': is not a date and time"),
     "an amount for two": (["A", "B", "--refund-subtotal", "5"], "--refund-subtotal=5: goes with one order"),
     "an order's amount for two": (
         ["A", "B", "--order-subtotal", "5"],
         "--order-subtotal=5: goes with one order",
     ),
     "a key for two": (["A", "B", "--refund-key", "r"], "--refund-key=r: goes with one order"),
+    "a key that is none": (
+        ["A", "--refund-key", "None", "--ledger-conn-id", "l"],
+        "refund_key='None': holds nothing",
+    ),
+    "a padded key": (
+        ["A", "--refund-key", "r ", "--ledger-conn-id", "l"],
+        "refund_key='r ': begins or ends with white space",
+    ),
     "a key for nothing": (["A", "--refund-key", "r"], "--refund-key=r: goes with --ledger-conn-id"),
     "a part without a key": (
         ["A", "--refund-subtotal", "5", "--ledger-conn-id", "l"],
@@ -559,11 +567,11 @@ NONSENSE = {
     "no connection": (["ledger", "summary"], "--ledger-conn-id"),
     "no date": (
         ["ledger", "summary", "--ledger-conn-id", "l", "--since", "monday"],
-        "--since: 'monday' is no date and time",
+        "--since: 'monday' is not a date and time",
     ),
     "no moment in UTC": (
         ["ledger", "summary", "--ledger-conn-id", "l", "--until", "0001-01-01T00:00+05:00"],
-        "is no date and time",
+        "is not a date and time",
     ),
     "no number": (["ledger", "summary", "--ledger-conn-id", "l", "--limit", "-1"], "--limit"),
     "neither": (

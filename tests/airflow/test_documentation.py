@@ -6,24 +6,19 @@ import argparse
 import ast
 import inspect
 import json
-import os
 import re
 import shlex
-import socket
-import sqlite3
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from subprocess import PIPE, Popen
 
 import pytest
 import requests
 import yaml
 from airflow.providers.common.compat.sdk import DAG
+from sqlalchemy import inspect as inspect_database
 from sqlalchemy.engine import URL, Engine
 
 import airflow_provider_talkable
@@ -54,10 +49,10 @@ PAID = {"advocate_rewards": [{"incentive_type": "rebate", "amount": 12.5, "statu
 def test_the_sync(airflow: Airflow) -> None:
     folder = airflow.home / "dags"
     folder.mkdir()
-    (folder / "sync.py").write_text(block("README.md", "python", 'DAG("sync"'))
+    (folder / "sync.py").write_text(block("README.md", "python", "SqlToTalkableRefundOperator"))
     with closing(airflow.warehouse) as warehouse, warehouse:
         warehouse.execute("DELETE FROM refunds WHERE order_number = 'F'")
-    log = airflow.run("sync", folder=folder)
+    log = airflow.run("example_talkable_first_sync", folder=folder)
     assert airflow.states() == {"sync_refunds": {"success"}}, log[-3000:]
     [previewed] = airflow.xcom("sync_refunds", "summary")
     assert previewed["outcomes"] == {"to_send": 4}
@@ -66,7 +61,7 @@ def test_the_sync(airflow: Airflow) -> None:
     dag, removed = re.subn(r"\n *preview=True.*", "", (folder / "sync.py").read_text())
     (folder / "sync.py").write_text(dag)
     assert removed == 1
-    log = airflow.run("sync", folder=folder, date=RUN_DATE + timedelta(hours=1))
+    log = airflow.run("example_talkable_first_sync", folder=folder, date=RUN_DATE + timedelta(hours=1))
     assert airflow.states() == {"sync_refunds": {"success"}}, log[-3000:]
     [summary] = [one for one in airflow.xcom("sync_refunds", "summary") if "to_send" not in one["outcomes"]]
     assert summary["outcomes"] == {"refunded": 3, "not_found": 1}
@@ -235,6 +230,32 @@ def test_the_table_of_the_ledger() -> None:
     assert named == {column.name for column in columns()}
 
 
+def described(engine: Engine) -> dict[str, object]:
+    """Each table of a database: its columns, key and indexes."""
+    seen = inspect_database(engine)
+    return {
+        table: (
+            [(c["name"], str(c["type"]), c["nullable"]) for c in seen.get_columns(table)],
+            seen.get_pk_constraint(table)["constrained_columns"],
+            sorted(map(str, seen.get_indexes(table))),
+        )
+        for table in seen.get_table_names()
+    }
+
+
+def test_the_statements_make_the_tables_that_the_code_makes(
+    postgres_server: Callable[[], URL], engines: Callable[[URL], Engine]
+) -> None:
+    page, code = (engines(postgres_server()) for _ in range(2))
+    with page.begin() as connection:
+        connection.exec_driver_sql(block("docs/reference/tables.md", "sql", "talkable_refund_ledger"))
+        connection.exec_driver_sql(block("docs/reference/tables.md", "sql", "talkable_refund_discrepancies"))
+    Ledger(code).open()
+    Report(code, table="talkable_refund_discrepancies").open()
+    assert len(described(code)) == 2
+    assert described(page) == described(code)
+
+
 def test_the_defaults_in_the_text() -> None:
     defaults = {
         name: parameter
@@ -285,15 +306,6 @@ def read_config(monkeypatch: pytest.MonkeyPatch) -> ReadConfig:
         return TalkableHook("readme").get_conn().config
 
     return read
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def test_the_connection_in_the_environment(read_config: ReadConfig) -> None:
@@ -402,9 +414,18 @@ def test_the_first_screen_names_what_is_tested() -> None:
     for what, pattern in (("Airflow", r'"([23]\.\d+)": \('), ("Python", r'"(3\.\d+)"[,)]')):
         [versions] = [row[1] for row in table("README.md", "Airflow") if row[0] == what]
         tested = set(re.findall(pattern, nox[nox.index("PYTHONS = {") : nox.index("SMOKE = [")]))
-        missing = tested - set(versions.split(", "))
+        previews = re.findall(rf"\| {what} (\S+) \|", pages()["docs/reference/previews.md"])
+        missing = tested - set(versions.split(", ")) - set(previews)
         assert tested, what
         assert not missing, what
+
+
+def test_the_versions_are_those_that_are_tested() -> None:
+    rows = table("docs/reference/versions.md", "Airflow")
+    for what in ("Airflow", "Python"):
+        [first_screen] = [row[1] for row in table("README.md", "Airflow") if row[0] == what]
+        named = sorted(version for row in rows if row[0] == what for version in row[1].split(", "))
+        assert named == sorted(first_screen.split(", "))
 
 
 def test_the_links_of_the_readme_lead_somewhere() -> None:
@@ -439,62 +460,9 @@ def test_the_examples_shown_are_run() -> None:
         for text in pages().values()
         for name in re.findall(r"^```{literalinclude} \.\./example_dags/(\w+)\.py$", text, re.MULTILINE)
     }
-    tested = set(
-        re.findall(
-            r'airflow\.run\(\s*"(\w+)"', (ROOT / "tests" / "airflow" / "test_example_dags.py").read_text()
-        )
-    )
+    tests = [Path(__file__), Path(__file__).with_name("test_example_dags.py")]
+    tested = {name for path in tests for name in re.findall(r'airflow\.run\(\s*"(\w+)"', path.read_text())}
     assert {path.stem for path in (ROOT / "example_dags").glob("*.py")} == shown <= tested
-
-
-@pytest.mark.airflow_process
-@pytest.mark.takes_long
-def test_a_first_sync(tmp_path: Path, free_port: int) -> None:
-    """The quickstart, as it is written, but for the port."""
-    (tmp_path / "dags").mkdir()
-    shop, dag = (
-        block("docs/quickstart.md", "python", "import sqlite3"),
-        block("docs/quickstart.md", "python", 'DAG("first_sync"'),
-    )
-    serve, run = (
-        block("docs/quickstart.md", "console", "talkable.sandbox"),
-        block("docs/quickstart.md", "console", "dags test"),
-    )
-    (tmp_path / "shop.py").write_text(shop.replace("8765", str(free_port)))
-    (tmp_path / "dags" / "first_sync.py").write_text(dag)
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    with Popen(
-        shlex.split(serve.replace("8765", str(free_port))),
-        env=environment,
-        stdout=PIPE,
-        text=True,
-    ) as server:
-        try:
-            assert server.stdout
-            assert server.stdout.readline().startswith("Talkable sandbox: ")
-            done = subprocess.run(
-                ["bash", "-ec", run.replace("8765", str(free_port))],
-                cwd=tmp_path,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=300,
-                check=False,
-            )
-        finally:
-            server.terminate()
-    log = done.stdout + done.stderr  # Airflow 3.1 writes to the latter.
-    assert done.returncode == 0, log[-3000:]
-    assert "Too late, the advocate had been paid: 1 of 2 referred orders" in log
-    with closing(sqlite3.connect(tmp_path / "warehouse.sqlite")) as warehouse:
-        rows = warehouse.execute(block("docs/quickstart.md", "sql", "talkable_refund_ledger")).fetchall()
-        [(sent,)] = warehouse.execute("SELECT count(*) FROM talkable_refund_ledger WHERE event = 'submitted'")
-    assert sent == 3
-    assert [row[:3] for row in rows] == [
-        ("R-1", "refunded", 1),
-        ("R-2", "refunded", 0),
-        ("R-3", "not_found", None),
-    ]
 
 
 def test_the_source_in_dbt_has_the_ledgers_columns() -> None:
@@ -510,15 +478,6 @@ def test_the_source_in_dbt_has_the_ledgers_columns() -> None:
     [exposure] = project["exposures"]
     assert exposure["type"] in ("dashboard", "notebook", "analysis", "ml", "application")
     assert exposure["depends_on"] == ["ref('refunds')"]
-
-
-def test_the_installation(tmp_path: Path) -> None:
-    """From a clone, built by what is here: an index is not asked."""
-    [command] = commands(block("README.md", "console", "pip install"))
-    offline = ["--no-deps", "--no-build-isolation", "--no-index", "--target", str(tmp_path)]
-    subprocess.run([sys.executable, "-m", *shlex.split(command), *offline], cwd=ROOT, check=True, timeout=120)
-    [metadata] = tmp_path.glob("airflow_provider_talkable-*.dist-info")
-    assert "apache_airflow_provider" in (metadata / "entry_points.txt").read_text()
 
 
 def test_the_commands_run_in_continuous_integration() -> None:
@@ -540,7 +499,8 @@ def test_every_block_is_run() -> None:
                     args=[ast.Constant(str(page)), ast.Constant(str(language)), ast.Constant(str(words))],
                 ):
                     taken.add((page, language, block(page, language, words)))
-    del modules[Path(__file__)]
+    for own in ("test_documentation.py", "test_first_steps.py"):
+        del modules[Path(__file__).with_name(own)]
     read_elsewhere = {
         page
         for page in pages()

@@ -27,5 +27,5 @@ def test_an_examples_query_reads_the_tables_of_the_page(query: str) -> None:
 
 
 def test_the_page_names_each_example() -> None:
-    named = {row[0].strip("`") for row in table("docs/examples.md", "`example_talkable_sync`")}
+    named = {row[0].strip("`") for row in table("docs/examples.md", "`example_talkable_first_sync`")}
     assert named == {path.stem for path in EXAMPLES.glob("*.py")}

@@ -92,7 +92,7 @@ def wait_until(condition: Callable[[], object], deployment: Deployment) -> None:
 
 def kill_supervisor(deployment: Deployment, dag_id: str) -> psutil.Process:
     """Kill the parent of the process that runs a task; return that process."""
-    [(pid,)] = deployment.query(f"SELECT pid FROM task_instance WHERE dag_id = '{dag_id}'")
+    [(pid,)] = deployment.task_instances("pid", dag_id=dag_id)
     task = psutil.Process(pid)
     os.kill(task.ppid(), signal.SIGKILL)
     return task
@@ -134,7 +134,7 @@ def test_an_orphan_leaves_what_is_not_on_the_wire_to_the_retry(deployment: Deplo
     deployment.airflow.sandbox.dials.latency = 0
     for dag_id in DAG_IDS:
         deployment.wait_for({"success"}, dag_id=dag_id)
-    assert deployment.query("SELECT try_number FROM task_instance") == [(2,)] * len(DAG_IDS)
+    assert deployment.task_instances("try_number") == [(2,)] * len(DAG_IDS)
     # The retry reports what the orphan settled as its own.
     [summary] = deployment.summaries("synced")
     outcomes = outcomes_of(deployment, ("de",), in_doubt=False)

@@ -20,12 +20,20 @@ from airflow_provider_talkable.operators.referral import TalkableReferralOperato
 from airflow_provider_talkable.sandbox import Canned, Sandbox
 from tests.airflow.task import TaskInstance
 from tests.conftest import Sandboxes
+from tests.shop import once_requested
 
 Connect = Callable[..., str]
 
 
 def run(*, ti: TaskInstance | None = None, params: Any = None, **fields: Any) -> Any:
-    operator = TalkableReferralOperator(task_id="settle", dag=DAG("shop", schedule=None), **fields)
+    return execute(settling(**fields), ti, params)
+
+
+def settling(**fields: Any) -> TalkableReferralOperator:
+    return TalkableReferralOperator(task_id="settle", dag=DAG("shop", schedule=None), **fields)
+
+
+def execute(operator: TalkableReferralOperator, ti: TaskInstance | None = None, params: Any = None) -> Any:
     context: Any = {"ti": ti or TaskInstance("settle"), "params": params or {}}
     operator.render_template_fields(context)
     return operator.execute(context)
@@ -147,6 +155,18 @@ def test_a_pace_that_is_none_is_refused(shop: Sandbox, fields: dict[str, Any], m
     with pytest.raises(ValueError, match=message):
         run(origin_slug="A", status="voided", **fields)
     assert not shop.requests
+
+
+def test_when_killed_what_is_on_the_wire_ends_and_is_in_xcom(shop: Sandbox) -> None:
+    shop.dials.latency = 2
+    operator = settling(origin_slug=["A", "B", "", "D", "X"], status="voided", max_in_flight=2)
+    once_requested(shop, 2, operator.on_kill)
+    ti = TaskInstance("settle")
+    with pytest.raises(TalkableError, match="the task was stopped from outside"):
+        execute(operator, ti)
+    outcomes = [result["outcome"] for result in ti.xcom["results"]]
+    assert outcomes == ["updated", "updated", "invalid", "aborted", "aborted"]
+    assert len(shop.requests) == 2
 
 
 def test_its_pace_is_what_it_was_told(shop: Sandbox) -> None:

@@ -149,7 +149,7 @@ def test_what_makes_no_refund_is_refused_before_a_request(
 
 @pytest.mark.skipif(__version__ < "3", reason="as tested here, Airflow 2 knows no other provider's hook")
 def test_a_ledger_that_cannot_be_used_stops_it_before_a_request(shop: Sandbox) -> None:
-    with pytest.raises(TalkableError, match="is no SQL database"):
+    with pytest.raises(TalkableError, match="is not an SQL database"):
         run(refunds=[PART], ledger_conn_id="talkable_default")
     assert not shop.requests
 

@@ -2,152 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
 from urllib.parse import quote
 
 import psutil
 import pytest
 from airflow import __version__
 from sqlalchemy import text
-from sqlalchemy.engine import URL
 
 from airflow_provider_talkable.sandbox import Canned, Dials
 from tests.airflow.deployment import IS_AIRFLOW_3, Deployment
-from tests.airflow.four_sites import SITES, deployed, fill, forget_runs, is_at_rest
+from tests.airflow.four_sites import SITES
+from tests.airflow.metadata import xcom
 from tests.airflow.task import HAS_STORE, needs_store
 from tests.shop import wait_for_requests
 
 AIRFLOW = tuple(map(int, __version__.split(".")[:2]))
-
-DAGS = """
-from datetime import datetime, timedelta
-from airflow.providers.common.compat.sdk import DAG, Asset
-from airflow_provider_talkable.operators.reconcile import TalkableRefundReconcileOperator
-from airflow_provider_talkable.operators.refund import TalkableRefundOperator
-from airflow_provider_talkable.sensors.referral import TalkableReferralSensor
-from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
-
-refunds = dict(
-    task_id="sync",
-    sql_conn_id="shop",
-    sql="SELECT refund_key, order_number, refund_subtotal FROM refunds WHERE site = %(site)s ORDER BY number",
-    initial_rate=None,
-    ignore=("not_found", "unconfirmed"),
-)
-
-with DAG("sites", schedule=None):
-    SqlToTalkableRefundOperator.partial(
-        **refunds, parameters={"site": "{{ task.site_slug }}"}, pool="talkable"
-    ).expand(site_slug=["ca", "de", "uk", "us"])
-
-with DAG("deferred", schedule=None):
-    SqlToTalkableRefundOperator(
-        **refunds,
-        parameters={"site": "de"},
-        site_slug="de",
-        deferrable=True,
-        throttle_patience=2,
-        max_in_flight=2,
-        outlets=[Asset("talkable://de/refunds")],
-    )
-
-with DAG("previewed", schedule=None):
-    SqlToTalkableRefundOperator(
-        **refunds,
-        parameters={"site": "de"},
-        site_slug="de",
-        preview=True,
-        outlets=[Asset("talkable://de/refunds")],
-    )
-
-with DAG("after", schedule=[Asset("talkable://de/refunds")], start_date=datetime(2026, 1, 1)):
-    TalkableRefundReconcileOperator(
-        task_id="reconcile",
-        sql_conn_id="shop",
-        sql="SELECT refund_key, order_number, refund_subtotal FROM refunds WHERE site = 'de'",
-        site_slug="de",
-        max_discrepancies=None,
-    )
-
-with DAG("parts", schedule=None):
-    TalkableRefundOperator(
-        task_id="refund",
-        refunds=[{"order_number": "de-1", "refund_subtotal": 12.5}],
-        site_slug="de",
-        ignore="unconfirmed",
-    )
-
-try:
-    from airflow_provider_talkable.policies.retry import TalkableRetryPolicy
-except ImportError:
-    pass
-else:
-    for conn_id in ("talkable_default", "refused"):
-        with DAG(conn_id, schedule=None):
-            SqlToTalkableRefundOperator(
-                **refunds,
-                talkable_conn_id=conn_id,
-                parameters={"site": "de"},
-                site_slug="de",
-                throttle_patience=0,
-                max_in_flight=1,
-                retries=2,
-                retry_delay=timedelta(hours=1),
-                retry_policy=TalkableRetryPolicy(),
-            )
-
-with DAG("waiting", schedule=None):
-    TalkableReferralSensor(
-        task_id="wait",
-        person="jane@example.com",
-        statuses=["voided"],
-        site_slug="de",
-        poke_interval=1,
-        timeout=600,
-        deferrable=True,
-    )
-"""
-
-
-@dataclass
-class Shared:
-    """One Airflow for all tests, and another one once a test has left tasks under way."""
-
-    start: Callable[[], AbstractContextManager[Deployment]]
-    stack: ExitStack = field(default_factory=ExitStack)
-    deployment: Deployment | None = None
-
-    def get(self) -> Deployment:
-        if self.deployment is not None and not is_at_rest(self.deployment):
-            self.close()
-        if self.deployment is None:
-            self.deployment = self.stack.enter_context(self.start())
-        return self.deployment
-
-    def close(self) -> None:
-        self.deployment = None
-        self.stack.close()
-
-
-@pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory, postgres_server: Callable[[], URL]) -> Iterator[Shared]:
-    shared = Shared(lambda: deployed(DAGS, tmp_path_factory.mktemp("deployment"), postgres_server))
-    yield shared
-    shared.close()
-
-
-@pytest.fixture
-def deployment(shared: Shared) -> Deployment:
-    """Four sites with 200 refunds each, of which every tenth is unknown and every fifth partial."""
-    deployment = shared.get()
-    forget_runs(deployment)
-    fill(deployment)
-    return deployment
 
 
 def test_four_sites_at_once(deployment: Deployment) -> None:
@@ -242,13 +113,12 @@ def test_a_retry_policy_spares_what_is_hopeless_and_waits_as_long_as_talkable_as
 ) -> None:
     deployment.command("dags", "trigger", "refused")
     deployment.wait_for({"failed"}, dag_id="refused")
-    assert deployment.query("SELECT try_number FROM task_instance WHERE dag_id = 'refused'") == [(1,)]
+    assert deployment.task_instances("try_number", dag_id="refused") == [(1,)]
     deployment.airflow.sandbox.dials.next(Canned(429, headers={"Retry-After": "2"}))
     deployment.command("dags", "trigger", "talkable_default")
     # The task's own retry_delay is an hour.
     deployment.wait_for({"success"}, dag_id="talkable_default")
-    query = "SELECT try_number FROM task_instance WHERE dag_id = 'talkable_default'"
-    assert deployment.query(query) == [(2,)]
+    assert deployment.task_instances("try_number", dag_id="talkable_default") == [(2,)]
 
 
 def test_a_task_that_is_failed_by_hand_records_what_was_on_the_wire(deployment: Deployment) -> None:
@@ -277,15 +147,15 @@ def test_a_part_is_sent_once_whatever_is_cleared(deployment: Deployment) -> None
     def outcome(tries: int) -> str:
         deadline = time.monotonic() + 150
         # Airflow loses what is cleared before its scheduler has ended the DAG run.
-        query = """
-            SELECT task_instance.state, try_number, dag_run.state
-            FROM task_instance JOIN dag_run USING (dag_id, run_id) WHERE dag_id = 'parts'
-        """
-        while (found := deployment.query(query)) != [("success", tries, "success")]:
+        while (
+            found := (
+                deployment.task_instances("state", "try_number", dag_id="parts"),
+                deployment.query("SELECT state FROM dag_run WHERE dag_id = 'parts'"),
+            )
+        ) != ([("success", tries)], [("success",)]):
             assert time.monotonic() < deadline, f"{found}\n{deployment.all_logs()}"
             time.sleep(0.3)
-        [(results,)] = deployment.query("SELECT value FROM xcom WHERE dag_id = 'parts' AND key = 'results'")
-        [result] = json.loads(results) if isinstance(results, str | bytes) else results
+        [[result]] = xcom(deployment.metadata, "results", dag_id="parts")
         return str(result["outcome"])
 
     deployment.command("dags", "trigger", "parts")

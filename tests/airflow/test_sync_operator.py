@@ -372,7 +372,7 @@ def test_what_cannot_be_synced_is_an_error_before_anything_is_sent(
 @pytest.mark.skipif(__version__ < "3", reason="as tested here, Airflow 2 loads no other provider's hook")
 def test_a_connection_that_is_no_database_is_an_error(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_FOLDER", "fs://")
-    with pytest.raises(TalkableError, match=r"'folder' is no SQL database .*FSHook"):
+    with pytest.raises(TalkableError, match=r"'folder' is not an SQL database .*FSHook"):
         shop.run(sql_conn_id="folder")
 
 

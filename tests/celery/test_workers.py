@@ -78,7 +78,7 @@ def test_a_worker_that_is_killed_leaves_nothing_undone(deployment: Deployment) -
     assert max(grown[:2]) <= 4 < 20 < min(grown[2:])
     deployment.wait_for({"success"}, dag_id="sites", count=4)
     outcomes = outcomes_of(deployment, SITES, in_doubt=True)
-    tries = deployment.query("SELECT try_number FROM task_instance WHERE dag_id = 'sites'")
+    tries = deployment.task_instances("try_number", dag_id="sites")
     assert Counter(tries) == {(1,): 2, (2,): 2}
     reported: Counter[str] = Counter()
     for summary in deployment.summaries("sites"):

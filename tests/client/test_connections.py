@@ -38,6 +38,12 @@ def about(slug: str) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
 
 
+def named(line: Line) -> None:
+    """A server that names the order in each answer, as Talkable does today."""
+    while request := line.read_request():
+        line.send(about(slug_of(request)))
+
+
 def closing_after(answers: Callable[[], int]) -> Callable[[Line], None]:
     """A server that closes each connection after so many answers, and does not say so."""
 
@@ -66,7 +72,7 @@ def test_a_server_that_closes_without_a_word_leaves_nothing_in_doubt(partial: bo
 
 
 def test_full_refunds_share_a_connection_and_partial_ones_have_their_own(clients: Clients) -> None:
-    with Peer(answering(OK)) as peer:
+    with Peer(named) as peer:
         client = clients(f"http://{peer.address}")
         for refund, connections in ((FULL, 1), (FULL, 1), (PARTIAL, 2), (PARTIAL, 3), (FULL, 3)):
             assert client.refund(refund).outcome is Outcome.REFUNDED
@@ -79,7 +85,7 @@ def test_a_key_that_is_tried_again_goes_out_as_its_request_does(clients: Clients
     def behave(line: Line) -> None:
         while request := line.read_request():
             is_bearer = b"Authorization: Bearer " in request
-            line.send(OK if is_bearer else b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+            line.send(about("A") if is_bearer else b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
 
     for refund in (PARTIAL, FULL):
         with Peer(behave) as peer:
@@ -128,10 +134,33 @@ def test_a_second_answer_that_is_late_is_known_by_its_order(clients: Clients) ->
     assert set(map(slug_of, peer.requests)) >= {other.origin_slug for other in others}
 
 
+@pytest.mark.parametrize(
+    "anonymous",
+    [OK, b'HTTP/1.1 404 Not Found\r\nContent-Length: 20\r\n\r\n{"ok":false, "a": 1}'],
+    ids=["success", "refusal"],
+)
+def test_a_late_second_answer_that_names_no_order_is_nobody_elses(clients: Clients, anonymous: bytes) -> None:
+    def behave(line: Line) -> None:
+        line.read_request()
+        line.send(anonymous)
+        # The next request is on its way when this answer comes again.
+        line.peer.is_over.wait(0.2)
+        line.send(anonymous)
+        line.wait()
+
+    orders = [f"order-{n}" for n in range(5)]
+    with Peer(behave) as peer:
+        client = clients(f"http://{peer.address}")
+        results = [client.refund(Refund("my-store", order)) for order in orders]
+    assert len({result.outcome for result in results}) == 1
+    # Each was read by somebody.
+    assert list(map(slug_of, peer.requests)) == orders
+
+
 def test_what_a_server_says_unasked_ends_the_connection(clients: Clients) -> None:
     def behave(line: Line) -> None:
         while line.read_request():
-            line.send(OK)
+            line.send(about("A"))
             line.peer.is_over.wait(0.05)
             line.send(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
 
@@ -156,7 +185,7 @@ def test_cookies_are_not_sent_back(clients: Clients) -> None:
 def test_a_tunnel_through_a_proxy_is_kept_too(clients: Clients, certificate: tuple[Path, Path]) -> None:
     def talkable(line: Line) -> None:
         line.wrap(server_context(certificate))
-        answering(OK)(line)
+        named(line)
 
     with Peer(talkable) as server, Peer(connect_proxy) as proxy:
         client = clients(
@@ -190,7 +219,7 @@ def test_connections_end_with_the_client_also_where_nobody_closes_it() -> None:
 
 
 def test_a_forked_process_has_connections_of_its_own() -> None:
-    with Peer(answering(OK)) as peer:
+    with Peer(named) as peer:
         config = ClientConfig.parse(host=f"http://{peer.address}", api_key=KEY)
         with TalkableClient(config) as client:
             client.refund(FULL)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,12 +26,14 @@ from tests.airflow.conftest import migrated as migrated
 from tests.airflow.deployment import free_port
 
 NOW = datetime.now(UTC).replace(microsecond=0)
+MIDNIGHT = NOW.replace(hour=0, minute=0, second=0)
+EVENTS = {400: "unconfirmed", 300: "failed", 60: "rejected", 40: "not_found", 20: "already_refunded"}
 SCRIPT = "<img src=x onerror=alert(1)>"
 DAGS = """
 from airflow.sdk import DAG
 from airflow.providers.standard.operators.empty import EmptyOperator
 
-for dag_id in ("shop", "secret"):
+for dag_id in ("shop", "secret", "settle"):
     with DAG(dag_id, schedule=None) as dag:
         EmptyOperator(task_id="sync")
     globals()[dag_id] = dag
@@ -45,7 +48,7 @@ class PerDag(SimpleAuthManager):
     # The user "finance" reads one DAG and no connection, "nobody" reads none, "admin" reads everything.
 
     def is_authorized_dag(self, *, user, details=None, **more):
-        allowed = {"finance": ("shop",), "nobody": ()}.get(user.username)
+        allowed = {"finance": ("shop", "settle"), "nobody": ()}.get(user.username)
         if allowed is not None:
             return bool(details) and details.id in allowed
         return super().is_authorized_dag(user=user, details=details, **more)
@@ -58,6 +61,8 @@ class Server:
 
     url: str
     tokens: dict[str, str]
+    history: dict[str, int]
+    """How many refunds the other ledger has by event."""
 
     def get(self, path: str, user: str | None = "admin") -> requests.Response:
         """What a browser with this user's cookie gets."""
@@ -84,7 +89,7 @@ def write_entries(url: URL) -> None:
         ledger.append([entry | more])
 
     referral = {"referral_id": "7", "referral_status": "approved"}
-    paid = referral | {"reward_paid": True, "reward_known_by": "rewards"}
+    paid = referral | {"reward_paid": True, "reward_known_by": "rewards", "reward_amount": 12.5}
     shop = Ledger(engine, task_run=TaskRun("shop", "run:1+a", "sync", -1, 1))
     shop.open()
     write(shop, "submitted", "a", 2)
@@ -104,6 +109,41 @@ def write_entries(url: URL) -> None:
     engine.dispose()
 
 
+def write_history(url: URL) -> dict[str, int]:
+    """A month of another ledger, as a shop has it; return how many refunds there are by event."""
+    engine = create_engine(url)
+    ledger = Ledger(engine, table="history", task_run=TaskRun("shop", "scheduled", "sync", -1, 1))
+    ledger.open()
+    counts: Counter[str] = Counter()
+    entries = []
+    paid = {
+        "referral_id": "7",
+        "referral_status": "approved",
+        "reward_paid": True,
+        "reward_known_by": "rewards",
+    }
+    for number in range(1200):
+        at = MIDNIGHT - timedelta(days=29 - (number + number**2 // 97) % 29)
+        event = next((event for share, event in EVENTS.items() if number % share == 7), "refunded")
+        is_late = event == "refunded" and number % 30 == 1
+        counts[event] += 1
+        entries.append(
+            {
+                "entry_id": f"{int(at.timestamp() * 1e9) + number:016x}{ledger.writer}",
+                "logged_at": at,
+                "event": event,
+                "site_slug": "my-store",
+                "refund_key": f"R-{number}",
+                "origin_slug": f"SHOP-{number}",
+                "refunded_at": at - timedelta(hours=5 + number % 11),
+                **(paid | {"reward_amount": 10} if is_late else dict.fromkeys([*paid, "reward_amount"])),
+            }
+        )
+    ledger.append(entries)
+    engine.dispose()
+    return dict(counts)
+
+
 def prepare(home: Path, environment: dict[str, str]) -> dict[str, str]:
     """The DAGs and one task instance in Airflow's database, and a token for each user."""
     program = f"""
@@ -119,7 +159,6 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from airflow.utils.session import create_session
 from airflow.utils.types import DagRunType, DagRunTriggeredByType
-from sqlalchemy import insert
 
 with create_session() as session:
     version = DagVersion.get_latest_version("shop", session=session)
@@ -135,12 +174,13 @@ with create_session() as session:
     session.add(ti)
     session.flush()
     ids = dict(dag_id="shop", run_id=run.run_id, task_id="sync", map_index=-1)
-    session.execute(insert(XComModel).values(**ids, dag_run_id=run.id, key="summary", value={{
+    XComModel.set("summary", {{
         "outcomes": {{"refunded": 3, "not_found": 1, "rejected": 60}}, "skipped": 4, "rewarded": 1,
-        "requests": 70, "throttled_requests": 2, "rate": 3.5, "stopped": None}}))
+        "requests": 70, "throttled_requests": 2, "rate": 3.5, "stopped": None}},
+        **ids, serialize=False, session=session)
     fields = dict(sql_conn_id="shop_warehouse", ledger_conn_id=None, ledger_table="talkable_refund_ledger",
                   ledger_schema=None)
-    session.execute(insert(RenderedTaskInstanceFields).values(**ids, rendered_fields=fields))
+    session.add(RenderedTaskInstanceFields(ti, render_templates=False, rendered_fields=fields))
 from airflow.api_fastapi.app import get_auth_manager, init_auth_manager
 manager = init_auth_manager()
 users = {{"admin": "ADMIN", "finance": "VIEWER", "nobody": "VIEWER"}}
@@ -170,6 +210,7 @@ def server(
         else request.getfixturevalue("postgres_server")()
     )
     write_entries(url)
+    history = write_history(url)
     (home / "dags").mkdir()
     (home / "dags" / "shop.py").write_text(DAGS)
     (home / "per_dag.py").write_text(AUTH)
@@ -191,7 +232,9 @@ def server(
         "AIRFLOW__CORE__AUTH_MANAGER": "per_dag.PerDag",
         "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of the tests that is long enough for anyone" * 2,
         "AIRFLOW__API_AUTH__JWT_ISSUER": "airflow",
-        "AIRFLOW__TALKABLE__LEDGERS": "shop_warehouse",
+        "AIRFLOW__TALKABLE__LEDGERS": "shop_warehouse, shop_warehouse:history",
+        "AIRFLOW__TALKABLE__APPROVAL_DELAY_DAYS": "0.2",
+        "AIRFLOW__TALKABLE__SETTLE_DAG_ID": "settle",
         "AIRFLOW_CONN_SHOP_WAREHOUSE": json.dumps(uri),
     }
     commands.start("airflow", "dags", "reserialize", environment=environment, folder=home).check_returncode()
@@ -201,7 +244,7 @@ def server(
         process = subprocess.Popen(
             [*command, "--workers", "1"], env=environment, cwd=home, stdout=log, stderr=log
         )
-    started = Server(f"http://127.0.0.1:{port}", tokens)
+    started = Server(f"http://127.0.0.1:{port}", tokens, history)
     try:
         deadline = time.monotonic() + 150
         while True:

@@ -62,7 +62,7 @@ def test_the_menu_page_counts_each_refund_once_by_its_newest_entry(server: Serve
     )
     assert "6.0 h" in page
     assert 'href="/dags/shop/runs/run%3A1%2Ba"' in page
-    assert "failed, 3 refunded 1 not found 60 rejected 4 settled before" in page
+    assert "failed; 3 refunded, 1 not found, 60 rejected, 4 settled before" in page
 
 
 def test_who_reads_more_sees_more(server: Server) -> None:
@@ -89,6 +89,22 @@ def test_a_history_is_in_the_order_of_writing(server: Server) -> None:
 def test_an_order_of_which_only_the_sending_is_known_is_found(server: Server) -> None:
     page = server.get("/talkable/refund?q=order-e", user="finance").text
     assert "Nobody knows whether Talkable has this part" in page
+    # What settles it: the exact command, and the DAG that asks.
+    assert (
+        escape(
+            "ledger settle --ledger-conn-id shop_warehouse --site-slug my-store --refund-key e --as refunded"
+        )
+        in page
+    )
+    assert 'href="/dags/settle"' in page
+
+
+def test_the_menu_page_says_what_late_refunds_cost_and_how_slow_they_are(server: Server) -> None:
+    page = server.get("/talkable/", user="finance").text
+    assert "12.50 lost at my-store" in page
+    assert "<td>my-store</td><td>1</td><td>12.50</td><td>0</td>" in page
+    assert "Talkable approves after 0.2 days" in page
+    assert '<div class="warn"><dt>Delay to Talkable' in page
 
 
 def test_an_order_number_is_text_whatever_is_in_it(server: Server) -> None:
@@ -115,7 +131,7 @@ def test_a_tasks_page_has_its_summary_and_pages_of_its_failures(server: Server) 
 
 def test_a_task_lists_those_that_came_late(server: Server) -> None:
     page = server.get(f"{TASK}?show=late", user="finance").text
-    assert re.findall(r'<th scope="row">([^<]+)', page) == ["order-b"]
+    assert re.findall(r'<th scope="row" class="long">([^<]+)', page) == ["order-b"]
 
 
 def test_the_file_has_what_the_page_shows_and_no_formula(server: Server) -> None:

@@ -265,7 +265,7 @@ def check_that_it_can_be_sent(refund: Refund) -> None:
     assert body is not None
     sent = json.loads(body, parse_constant=no_constant)
     assert sent["site_slug"] == refund.site_slug
-    # JSON's escapes can spell what is no text.
+    # JSON's escapes can spell what is not text.
     assert refund.site_slug.encode().decode() == refund.site_slug
     data = sent.get("data", {})
     assert ("refund_subtotal" in data) == refund.is_partial

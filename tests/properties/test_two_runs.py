@@ -53,8 +53,8 @@ class Run:
             resend=frozenset(),
             resend_keys=frozenset(),
             void_referral=False,
-            most_parts=10,
         )
+        self.intake.most_parts = 10
         self.batch: list[Row] = []
         self.submitted: list[str] = []
         self.steps = [self.decide, self.submit, self.look_again]

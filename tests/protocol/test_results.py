@@ -149,7 +149,7 @@ def test_redacting_leaves_all_but_people() -> None:
 
 
 def test_what_is_invalid_shows_what_it_was_given() -> None:
-    error = InvalidRefund.of("event_number", 1.5, "is no number")
+    error = InvalidRefund.of("event_number", 1.5, "is not a number")
     result = RefundResult.invalid({"event_category": None, "event_number": 1.5}, error)
     assert (result.origin_slug, result.error) == ("1.5", error)
     assert RefundResult.invalid("x" * 201, error).origin_slug == "x" * 200 + "…"

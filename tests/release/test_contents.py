@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+
+from scripts.check_release import relative_targets
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,3 +78,22 @@ def test_an_archive_without_git_builds_too(tmp_path: Path) -> None:
         (checkout / name).write_bytes((ROOT / name).read_bytes())
     build_wheel(checkout, tmp_path)
     assert (tmp_path / "airflow_provider_talkable-0.0.0-py3-none-any.whl").exists()
+
+
+def test_with_an_address_all_links_of_the_description_lead_there(tmp_path: Path) -> None:
+    checkout = tmp_path / "talkable-main"
+    for name in tracked():
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_bytes((ROOT / name).read_bytes())
+    settings = (ROOT / "pyproject.toml").read_text()
+    with_address = re.sub(
+        r'^address = ".*"$', 'address = "https://example.org/o/n"', settings, flags=re.MULTILINE
+    )
+    (checkout / "pyproject.toml").write_text(with_address)
+    build_wheel(checkout, tmp_path)
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        [name] = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        metadata = message_from_bytes(archive.read(name))
+    assert "Source, https://example.org/o/n" in (metadata.get_all("Project-URL") or [])
+    assert relative_targets(str(metadata.get_payload())) == []

@@ -14,7 +14,16 @@ import pytest
 from airflow_provider_talkable.get_provider_info import get_provider_info
 
 ROOT = Path(__file__).parents[2]
-UV = Path(sys.executable).with_name("uv")
+UV, PIP_LICENSES = (Path(sys.executable).with_name(name) for name in ("uv", "pip-licenses"))
+LICENCES_BEGIN = (
+    "# Licences",
+    "",
+    "The provider has the Apache License 2.0. On Airflow 3.3 these are the licences of the packages that it",
+    "brings, Airflow and its dependencies included, as each package states them.",
+    "",
+    "| licence | packages |",
+    "|---|---|",
+)
 # Every module, each warning of which is printed as one line. A module `lineage` is for where OpenLineage is,
 # retry policies are for Airflow 3.3, pages are for its API server, whose own imports warn.
 IMPORT = """
@@ -41,6 +50,7 @@ class EmptyAirflow:
 
     def __init__(self, home: Path, requirements: str) -> None:
         [wheel] = (ROOT / "dist").glob("*.whl")
+        self.requirements = requirements
         self.bin = home / "venv" / "bin"
         self.environment = {
             "PATH": f"{self.bin}:{os.environ['PATH']}",
@@ -109,3 +119,28 @@ def test_the_links_are_there(airflow: EmptyAirflow) -> None:
 def test_every_module_is_imported_without_a_warning(airflow: EmptyAirflow) -> None:
     out, _ = airflow.run("python", "-c", IMPORT)
     assert out == ""
+
+
+def licences(airflow: EmptyAirflow) -> str:
+    """Each package that the wheel brings, by its licence, as a page."""
+    command = [str(PIP_LICENSES), "--python", str(airflow.bin / "python"), "--from=mixed", "--format=json"]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=airflow.bin).stdout
+    packages: dict[str, list[str]] = {}
+    for package in json.loads(listed):
+        if package["Name"] != "airflow-provider-talkable":
+            packages.setdefault(package["License"], []).append(package["Name"])
+    rows = [
+        f"| {'not stated' if licence == 'UNKNOWN' else licence} | {', '.join(sorted(names, key=str.lower))} |"
+        for licence, names in sorted(packages.items())
+    ]
+    return "\n".join([*LICENCES_BEGIN, *rows, ""])
+
+
+def test_the_licences_of_all_packages_are_on_their_page(airflow: EmptyAirflow) -> None:
+    """``make licences`` writes the page."""
+    if airflow.requirements != "dev.txt":
+        pytest.skip("The page lists what comes with the newest Airflow, which is tested as well")
+    page = ROOT / "docs" / "reference" / "licences.md"
+    if "WRITE_LICENCES" in os.environ:
+        page.write_text(licences(airflow))
+    assert page.read_text() == licences(airflow)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.check_words import INSTEAD, findings
+from scripts.check_words import INSTEAD, findings, findings_in_code
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,14 @@ def test_words_are_found_where_they_are(text: str, found: list[tuple[int, str, s
     for (*_, instead), (*_, said) in zip(found, findings(text), strict=True):
         assert said in INSTEAD.values()
         assert instead in (None, said)
+
+
+CODE = '''"""What a sync came
+to."""
+lest = told = 0  # no text: "mend"
+raise ValueError(f"{lest} was told apart")
+'''
+
+
+def test_of_code_the_texts_are_read() -> None:
+    assert [(line, word) for line, word, _ in findings_in_code(CODE)] == [(1, "came to"), (4, "told")]

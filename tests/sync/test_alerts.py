@@ -25,7 +25,7 @@ def test_a_sync_that_failed_names_the_first_and_counts_the_rest() -> None:
     assert lines == [
         "Talkable refunds: 5 rejected, 1 refunded; 1 settled before",
         "Talkable does not have, or may not have, 5 refunds",
-        "1 came too late: the advocate had been paid",
+        "1 late: the advocate had been paid",
         "The sync stopped early: [redacted] stopped it",
         f"- order-0: rejected: {'x' * 199}…",
         "- order-1: rejected: too old for [redacted]",

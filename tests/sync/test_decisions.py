@@ -146,15 +146,15 @@ def test_nothing_sends_again_what_talkable_has(settled: str) -> None:
 
 
 def test_a_row_with_a_problem_is_never_sent() -> None:
-    problem = Row("my-store", "r1", "A", problem=Outcome.INVALID, message="refunded_at='soon': is no date")
+    problem = Row("my-store", "r1", "A", problem=Outcome.INVALID, message="refunded_at='soon': is not a date")
     for events in ("", "submitted", "submitted refunded", "submitted failed"):
         decision = after(PARTIAL, events, now=problem, resend=RESENDABLE)
-        assert decision == Note(Outcome.INVALID, "refunded_at='soon': is no date")
+        assert decision == Note(Outcome.INVALID, "refunded_at='soon': is not a date")
 
 
 def test_a_problem_is_noted_once_and_again_only_in_other_words() -> None:
-    problem = Row("my-store", "r1", "A", problem=Outcome.INVALID, message="is no date")
-    known = Entry("1", "invalid", "A", error_message="is no date")
+    problem = Row("my-store", "r1", "A", problem=Outcome.INVALID, message="is not a date")
+    known = Entry("1", "invalid", "A", error_message="is not a date")
     assert decide(problem, History.of([known])) == Skip(known)
     other = Row("my-store", "r1", "A", problem=Outcome.INVALID, message="is negative")
     assert decide(other, History.of([known])) == Note(Outcome.INVALID, "is negative")

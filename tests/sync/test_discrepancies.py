@@ -121,7 +121,7 @@ def test_the_message_says_what_the_ledger_says() -> None:
     assert found.message == "The ledger says failed: HTTP 502"
     [found] = against_ledger(row("12.50"), History.of([entry("refunded", refunded_at=None)]))
     assert found.message == (
-        "Talkable was told the whole order, no date, for A; the warehouse has 12.5, "
+        "Talkable received the whole order, no date, for A; the warehouse has 12.5, "
         "2026-01-02T00:00:00+00:00, for A under the same refund_key"
     )
 

@@ -52,7 +52,7 @@ def entries(shop: Shop) -> dict[tuple[str, str], dict[str, Any]]:
 NOT_TOLD = (
     "entry_id", "logged_at", "sending_until",
     "order_subtotal", "partially_refunded", "counted_subtotal", "sent_subtotal", "origin_id",
-    "reward_known_by",
+    "reward_known_by", "reward_amount",
 )  # fmt: skip
 
 

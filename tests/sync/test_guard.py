@@ -134,7 +134,7 @@ def test_a_doubt_ends_where_the_run_itself_says_that_it_sent_nothing(shop: Shop,
     def stop(sync: RefundSync) -> None:
         put = sync._sender.put
 
-        def putting(items: Any) -> None:
+        def putting(items: Any, *, first: bool = False) -> None:
             sync._sender.put = put  # type: ignore[method-assign]
             assert shop.sync(ledger=Ledger(shop.engine, writer="77777777")).outcomes == {"unconfirmed": 1}
             raise KeyboardInterrupt

@@ -124,19 +124,23 @@ def test_bytes_of_a_database_are_invalid_under_the_same_key_each_run(postgres_sh
         ),
         pytest.param(
             "'NaN'::numeric AS refund_subtotal, 'A' AS order_number, 1 AS refund_key",
-            "is no amount",
+            "is not an amount",
             id="NaN",
         ),
         pytest.param(
-            "true AS refund_subtotal, 'A' AS order_number, 1 AS refund_key", "is no amount", id="boolean"
+            "true AS refund_subtotal, 'A' AS order_number, 1 AS refund_key", "is not an amount", id="boolean"
         ),
         pytest.param(
             "0 AS refund_subtotal, 'A' AS order_number, 1 AS refund_key", "refunds nothing", id="zero"
         ),
         pytest.param(
-            "'1.234,50' AS refund_subtotal, 'A' AS order_number, 1 AS refund_key", "is no amount", id="comma"
+            "'1.234,50' AS refund_subtotal, 'A' AS order_number, 1 AS refund_key",
+            "is not an amount",
+            id="comma",
         ),
-        pytest.param("'10:15'::time AS refunded_at, 'A' AS order_number", "is no date and time", id="time"),
+        pytest.param(
+            "'10:15'::time AS refunded_at, 'A' AS order_number", "is not a date and time", id="time"
+        ),
     ],
 )
 def test_what_postgres_gives_is_refused_with_a_remedy(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from airflow_provider_talkable.sync.snapshot import Snapshot
 from tests.conftest import KEY
 from tests.network import Line, Peer
 
-_TAKEN = b'{"ok":true,"result":{"origin":{"id":1}}}'
+_TAKEN = b'{"ok":true,"result":{"origin":{"id":1,"order_number":"%s"}}}'
 _CAMPAIGNS = b'{"ok":true,"result":{"campaigns":[]}}'
 AT_ONCE = Pace(initial_rate=None)
 
@@ -50,7 +52,8 @@ class Host:
                 line.send(answer(status, b"<html></html>" if status > 500 else b""))
                 continue
             self.done_at[site] = time.monotonic()
-            line.send(answer(200, _CAMPAIGNS if "campaigns" in path else _TAKEN))
+            taken = _TAKEN % path.split("/")[4].encode() if "origins" in path else _CAMPAIGNS
+            line.send(answer(200, taken))
 
 
 @pytest.fixture
@@ -75,12 +78,19 @@ Sync = Callable[..., RefundSync]
 
 
 @pytest.fixture
-def sync(sqlite: URL, engines: Callable[[URL], Engine]) -> Sync:
+def sync(tmp_path: Path, engines: Callable[[URL], Engine]) -> Sync:
     """Syncs rows with a host at an address, and returns the sync once it is over."""
 
-    def run(address: str, rows: list[Row], *, pace: Pace = AT_ONCE, **more: Any) -> RefundSync:
+    def run(
+        address: str,
+        rows: list[Row],
+        *,
+        pace: Pace = AT_ONCE,
+        database: str = "warehouse.sqlite",
+        **more: Any,
+    ) -> RefundSync:
         policy = more.pop("policy", RetryPolicy())
-        ledger = Ledger(engines(sqlite))
+        ledger = Ledger(engines(URL.create("sqlite", database=str(tmp_path / database))))
         ledger.open()
         with Snapshot() as snapshot:
             snapshot.fill(rows)
@@ -101,21 +111,21 @@ def test_a_site_finishes_at_its_own_pace_beside_one_that_is_throttled(
     host: Callable[..., Host], sync: Sync, is_pausing: bool
 ) -> None:
     pace = Pace(initial_rate=50, max_rate=50)
-    alone = host(lambda _site, _path: 200)
-    started = time.monotonic()
-    sync(alone.peer.address, refunds("b", 200), pace=pace)
-    seconds = time.monotonic() - started
-
     both = host(lambda site, _path: 429 if site == "a" else 200)
+    alone = host(lambda _site, _path: 200)
+    beside = [replace(row, refund_key=f"new-{row.refund_key}") for row in refunds("b", 200)]
     started = time.monotonic()
-    over = sync(
-        both.peer.address,
-        refunds("a", 600) + [replace(row, refund_key=f"new-{row.refund_key}") for row in refunds("b", 200)],
-        pace=pace,
-        policy=RetryPolicy(throttle_patience=8),
-        pause_when_throttled=is_pausing,
-    )
-    assert both.done_at["b"] - started < 1.1 * seconds + 1
+    # At the same time, so that a busy machine is one for both.
+    with ThreadPoolExecutor() as other:
+        other.submit(sync, alone.peer.address, refunds("b", 200), pace=pace, database="alone.sqlite")
+        over = sync(
+            both.peer.address,
+            refunds("a", 600) + beside,
+            pace=pace,
+            policy=RetryPolicy(throttle_patience=8),
+            pause_when_throttled=is_pausing,
+        )
+    assert both.done_at["b"] - started < 1.1 * (alone.done_at["b"] - started) + 1
     if is_pausing:
         assert over.paused_site == "a"
         assert over.summary.outcomes == {"refunded": 200}
@@ -137,14 +147,18 @@ def test_a_throttled_site_ends_as_its_patience_does(host: Callable[..., Host], s
 
 
 @pytest.mark.takes_long
-@pytest.mark.parametrize("count", [300, 10_000])
-def test_where_the_host_is_down_the_rest_is_left_to_the_next_run(sync: Sync, count: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "policy", "patience"), [(300, RetryPolicy(), 60), (10_000, RetryPolicy(outage_patience=10), 10)]
+)
+def test_where_the_host_is_down_the_rest_is_left_to_the_next_run(
+    sync: Sync, count: int, policy: RetryPolicy, patience: int
+) -> None:
     started = time.monotonic()
     # Nothing listens there.
-    over = sync("127.0.0.1:9", refunds("b", count))
-    assert time.monotonic() - started < 120
+    over = sync("127.0.0.1:9", refunds("b", count), policy=policy)
+    assert time.monotonic() - started < 2 * patience
     assert over.summary.stopped
-    assert "Talkable has not answered for 60 s" in over.summary.stopped
+    assert f"Talkable has not answered for {patience} s" in over.summary.stopped
     assert f"{count} refunds are left for the next run" in over.summary.stopped
     assert over.summary.requests < 200
     assert over.summary.outcomes.keys() <= {"failed", "aborted"}

@@ -28,7 +28,7 @@ COLUMNS = (
     "entry_id, logged_at, event, site_slug, refund_key, origin_slug, refunded_at, refund_subtotal, "
     "http_status, error_message, attempts, referral_id, referral_status, ad_rewarded, "
     "order_subtotal, partially_refunded, counted_subtotal, sent_subtotal, origin_id, reward_paid, "
-    "reward_known_by, void_outcome, sending_until, settles, settled_by, settled_note, "
+    "reward_known_by, reward_amount, void_outcome, sending_until, settles, settled_by, settled_note, "
     "dag_id, run_id, task_id, map_index, try_number"
 )
 WHEN = datetime(2026, 4, 27, 7, 0, 0, 123000, tzinfo=UTC)

@@ -206,7 +206,7 @@ def test_where_that_is_not_allowed_the_statements_are_printed(
     with pytest.raises(LedgerError, match="have its owner run: ") as caught:
         Ledger(clerk).open()
     statements = str(caught.value).split("have its owner run: ")[1].split("; ")
-    assert len(statements) == 14
+    assert len(statements) == 15
     with owner.begin() as connection:
         for statement in statements:
             connection.exec_driver_sql(statement)

@@ -159,7 +159,7 @@ def crashed(shop: Shop, *rows: tuple[object, ...]) -> None:
     """Leave ``submitted`` entries, as a run does that is killed after writing them."""
 
     def die(sync: RefundSync) -> None:
-        def put(items: object) -> None:
+        def put(items: object, *, first: bool = False) -> None:
             raise KeyboardInterrupt
 
         sync._sender.put = put  # type: ignore[method-assign]

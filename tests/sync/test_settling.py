@@ -244,6 +244,9 @@ def test_it_is_counted_and_reconciled_as_what_it_is(shop: Shop) -> None:
 def test_the_longest_that_a_run_may_be_sending_grows_with_what_it_is_given(shop: Shop) -> None:
     patient = longest_sending(90, RetryPolicy(10, 3600), Pace(32, max_rate=0.05))
     assert patient.total_seconds() == 3 * 32 / 0.05 + 10 * (180 + 30) + 3600 + 60 + 120 + 60
+    # Where the ledger is slow, more partial refunds may wait for their turn.
+    assert longest_sending(waiting=96) - longest_sending(waiting=48) == timedelta(seconds=48 / 0.1)
+    assert longest_sending(waiting=48) == longest_sending()
     row = ("d", "D", None, "5")
     shop.refund(row)
     shop.sync(policy=RetryPolicy(throttle_patience=7200))

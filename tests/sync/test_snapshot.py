@@ -19,7 +19,7 @@ ROWS = [
     Row("my-store", "r2", "B", datetime(2026, 4, 27, 7, 0, 0, 123000, UTC), Decimal("0.1000")),
     Row("my-store", "r1", "Ä\n🛒'\"", None, Decimal("99999999999.9999")),
     Row("other", "r1", "A"),
-    Row("my-store", "r3", "", problem=Outcome.INVALID, message="is no date"),
+    Row("my-store", "r3", "", problem=Outcome.INVALID, message="is not a date"),
 ]
 
 
@@ -53,7 +53,7 @@ def test_equal_rows_are_one() -> None:
         Row("my-store", "r1", "A", None, None),
         Row("my-store", "r1", "A", datetime(2026, 4, 27, tzinfo=UTC), Decimal(5)),
         Row("my-store", "r1", "B", None, Decimal(5)),
-        Row("my-store", "r1", "A", problem=Outcome.INVALID, message="is no date"),
+        Row("my-store", "r1", "A", problem=Outcome.INVALID, message="is not a date"),
     ],
     ids=["amount", "no amount", "date", "origin", "invalid"],
 )

@@ -95,7 +95,7 @@ def test_a_row_that_is_invalid_by_itself_keeps_its_reason(shop: Shop, latin1: En
     shop.refund("A", ("r1", "B\u20ac", "never"))
     summary = shop.sync(ledger=Ledger(latin1))
     assert summary.outcomes == {"refunded": 1, "invalid": 1}
-    assert summary.failures[0]["error_message"].startswith("refunded_at='never': is no date")
+    assert summary.failures[0]["error_message"].startswith("refunded_at='never': is not a date")
     assert shop.sync(ledger=Ledger(latin1)).skipped == 2
     assert [e["event"] for e in entries(latin1)].count("invalid") == 1
 

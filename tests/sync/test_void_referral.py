@@ -56,7 +56,7 @@ def test_what_can_be_voided_is(shop: Shop, status: str) -> None:
 def test_what_was_approved_is_too_late(shop: Shop) -> None:
     shop.order("A", referral={"status": "approved", "ad_rewarded": True})
     shop.refund("A")
-    summary = shop.sync(void_referral=True, fetch_referral=True)
+    summary = shop.sync(void_referral=True)
     assert outcome(shop) == ("refunded", "conflict", "approved", 1)
     assert (summary.rewarded, summary.voids) == (1, {"conflict": 1})
     assert "referrals_as_friend" not in asked(shop.sandbox)
@@ -148,3 +148,21 @@ def test_what_is_stopped_while_it_voids_is_aborted(shop: Shop) -> None:
         ("refunded", "aborted"),
         ("aborted", None),
     ]
+
+
+def test_the_ledger_keeps_what_the_advocate_of_a_late_refund_was_paid(
+    shop: Shop, request: pytest.FixtureRequest
+) -> None:
+    for slug, kind in (("A", "rebate"), ("B", "percentage"), ("C", "rebate")):
+        status = "pending" if slug == "C" else "approved"
+        referral = {"status": status, "ad_rewarded": True, "reward_kind": kind, "reward_amount": 12.5}
+        shop.order(slug, referral=referral, email=f"{slug}@example.com")
+    shop.refund("A", "B", "C")
+    summary = shop.sync(void_referral=True, fetch_referral=True)
+    amounts = {entry["origin_slug"]: entry["reward_amount"] for entry in shop.ledger() if entry["attempts"]}
+    tells_origin = request.node.callspec.params["shop"] is not Generation.SEED
+    # A percentage is no money, and a referral that was voided in time pays nothing.
+    assert amounts == {"A": 12.5 if tells_origin else None, "B": None, "C": None}
+    assert (summary.rewarded, summary.voids) == (2, {"conflict": 2, "updated": 1})
+    # Only what was too late is asked about.
+    assert asked(shop.sandbox).count("referrals_as_friend") == (2 if tells_origin else 0)

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("playwright.sync_api", reason="Playwright is in the development packages")
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Dialog, FrameLocator, Page, expect
 
 from tests.airflow.conftest import migrated as migrated
@@ -19,6 +20,15 @@ from tests.plugin.conftest import SCRIPT, Server
 from tests.plugin.conftest import server as server
 
 RUN = quote("run:1+a", safe="")
+PAGES = {
+    "menu page": "/talkable/",
+    "search": "/talkable/refund?q=order-d",
+    "search of one in doubt": "/talkable/refund?q=order-e",
+    "search of nothing": "/talkable/refund?q=nothing",
+    "tab": f"/talkable/task/shop/sync/{RUN}",
+    "tab, late": f"/talkable/task/shop/sync/{RUN}?show=late",
+}
+every_page = pytest.mark.parametrize("path", PAGES.values(), ids=PAGES)
 Open = Callable[..., Page]
 
 
@@ -68,13 +78,34 @@ def picture(page: Page, name: str) -> Iterator[None]:
 def test_the_menu_page_stands_in_airflow_and_leads_to_the_run(opened: Open) -> None:
     page = opened("/plugin/talkable")
     shown = frame_of(page)
-    with picture(page, "talkable"):
-        expect(shown.locator("#refunds")).to_have_text("65")
-        expect(shown.locator("#open")).to_have_text("1")
-        expect(shown.locator("svg").first).to_be_visible()
+    expect(shown.locator("#refunds")).to_have_text("65")
+    expect(shown.locator("#open")).to_have_text("1")
+    expect(shown.locator("svg").first).to_be_visible()
     shown.get_by_role("link", name="shop").click()
     # Airflow itself goes there, and not the frame.
     page.wait_for_url("**/dags/shop/runs/**")
+
+
+def test_another_ledger_is_chosen(opened: Open, server: Server) -> None:
+    page = opened("/plugin/talkable")
+    shown = frame_of(page)
+    shown.get_by_label("Ledger").select_option("shop_warehouse:history")
+    shown.get_by_role("button", name="Show").click()
+    with picture(page, "talkable"):
+        expect(shown.locator("#refunds")).to_have_text(str(sum(server.history.values())))
+        refused = server.history["not_found"] + server.history["rejected"]
+        expect(shown.locator("#refused")).to_have_text(str(refused))
+
+
+def test_a_refund_in_doubt_shows_what_settles_it(opened: Open) -> None:
+    page = opened("/plugin/talkable")
+    shown = frame_of(page)
+    shown.get_by_label("Order number or refund key").fill("order-e")
+    shown.get_by_label("Order number or refund key").press("Enter")
+    with picture(page, "talkable-refund"):
+        expect(shown.get_by_text("ledger settle --ledger-conn-id shop_warehouse")).to_be_visible()
+    shown.get_by_role("link", name="Answer in Airflow: settle").click()
+    page.wait_for_url("**/dags/settle")
 
 
 def test_the_search_shows_text_whatever_is_in_it(opened: Open) -> None:
@@ -82,9 +113,8 @@ def test_the_search_shows_text_whatever_is_in_it(opened: Open) -> None:
     shown = frame_of(page)
     shown.get_by_label("Order number or refund key").fill(SCRIPT)
     shown.get_by_label("Order number or refund key").press("Enter")
-    with picture(page, "talkable-refund"):
-        expect(shown.get_by_text(SCRIPT, exact=True).first).to_be_visible()
-        expect(shown.locator("img")).to_have_count(0)
+    expect(shown.get_by_text(SCRIPT, exact=True).first).to_be_visible()
+    expect(shown.locator("img")).to_have_count(0)
 
 
 def test_the_tab_of_a_task_instance(opened: Open) -> None:
@@ -101,9 +131,19 @@ def test_the_tab_of_a_task_instance(opened: Open) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(
-    "path", ["/talkable/", "/talkable/refund?q=order-d", f"/talkable/task/shop/sync/{RUN}"]
-)
+@pytest.mark.parametrize("width", [1440, 400])
+@every_page
+def test_axe_finds_nothing_that_hinders_people(opened: Open, path: str, width: int, scheme: str) -> None:
+    page = opened(path, width=width, scheme=scheme)
+    for summary in page.locator("summary").all():
+        summary.click()
+    found = Axe().run(page)
+    assert found.response["passes"]
+    assert not found.response["violations"], found.generate_report()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@every_page
 def test_a_narrow_page_is_not_wider_than_the_screen(opened: Open, path: str, scheme: str) -> None:
     page = opened(path, width=400, scheme=scheme)
     expect(page.locator("h1")).to_be_visible()
@@ -117,3 +157,25 @@ def test_everything_can_be_reached_by_keyboard(opened: Open) -> None:
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.tagName"))
     assert {"SELECT", "BUTTON", "INPUT", "A", "SUMMARY"} <= reached
+
+
+def test_a_search_and_a_table_need_no_mouse(opened: Open) -> None:
+    page = opened("/talkable/")
+    table = page.get_by_role("region", name="Refunds by day")
+    expect(table).to_be_hidden()
+    tab_to(page, "SUMMARY")
+    page.keyboard.press("Enter")
+    expect(table).to_be_visible()
+    page.reload()
+    tab_to(page, "INPUT")
+    page.keyboard.type("order-d")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="d", exact=True)).to_be_visible()
+
+
+def tab_to(page: Page, tag: str) -> None:
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.tagName") == tag:
+            return
+    raise AssertionError(f"No {tag} takes the focus")
