@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.openlineage.facet import (
+    ColumnLineageDatasetFacet,
     Dataset,
+    Fields,
+    InputField,
     OutputDataset,
     OutputStatisticsOutputDatasetFacet,
     RunFacet,
@@ -18,6 +21,9 @@ from airflow.providers.common.compat.sdk import BaseHook
 from airflow.providers.openlineage.extractors import OperatorLineage
 from airflow.providers.openlineage.sqlparser import get_openlineage_facets_with_sql
 from attrs import define
+from openlineage.common.sql import SqlMeta, parse
+
+from airflow_provider_talkable.sync.rows import ROW_COLUMNS
 
 if TYPE_CHECKING:
     from airflow_provider_talkable.sync.summary import Summary
@@ -76,10 +82,12 @@ def of_sync(
             **{name: numbers[name] for name in _SAME_NAME},
         )
     try:
-        query = _of_query(sql, sql_conn_id)
+        query, columns = _of_query(sql, sql_conn_id)
     except Exception as error:  # noqa: BLE001 - some hooks ask the database, which may be gone by now
         log.warning("The tables of the query are unknown to OpenLineage: %s", error)
         return lineage
+    for output in lineage.outputs if columns else ():
+        output.facets = {**(output.facets or {}), "columnLineage": columns}
     return lineage.merge(query) if query else lineage
 
 
@@ -88,13 +96,41 @@ def _counted(plain: Dataset, rows: int) -> OutputDataset:
     return OutputDataset(plain.namespace, plain.name, outputFacets={"outputStatistics": statistics})
 
 
-def _of_query(sql: str, conn_id: str) -> OperatorLineage[Any, Any] | None:
+def _of_query(
+    sql: str, conn_id: str
+) -> tuple[OperatorLineage[Any, Any] | None, ColumnLineageDatasetFacet | None]:
+    """The tables that a query reads, and which of their columns become which column of a refund."""
     hook: Any = BaseHook.get_hook(conn_id)
     # The parser knows no placeholders of Python's.
     sql = re.sub(r"%\((\w+)\)s", r":\1", sql).replace("%s", "NULL").replace("%%", "%")
-    return get_openlineage_facets_with_sql(
+    lineage = get_openlineage_facets_with_sql(
         hook=hook, sql=sql, conn_id=conn_id, database=None, use_connection=False
     )
+    if not (lineage and lineage.inputs):
+        return lineage, None
+    dialect = hook.get_openlineage_database_dialect(hook.get_connection(conn_id))
+    return lineage, _columns(parse([sql], dialect=dialect), lineage.inputs)
+
+
+def _columns(parsed: SqlMeta | None, tables: Sequence[Dataset]) -> ColumnLineageDatasetFacet | None:
+    """What the query's columns are made of; those that are no refund's are left out."""
+    fields = {}
+    for column in parsed.column_lineage if parsed else ():
+        made_of = [
+            InputField(namespace=table.namespace, name=table.name, field=source.name)
+            for source in column.lineage
+            if source.origin and (table := _table(source.origin.qualified_name, tables))
+        ]
+        if made_of and (name := column.descendant.name.lower()) in ROW_COLUMNS:
+            fields[name] = Fields(inputFields=made_of, transformationType="", transformationDescription="")
+    return ColumnLineageDatasetFacet(fields=fields) if fields else None
+
+
+def _table(name: str, tables: Sequence[Dataset]) -> Dataset | None:
+    """The one table of the query that has this name, which may lack its database and schema."""
+    parts = name.lower().split(".")
+    found = [table for table in tables if table.name.lower().split(".")[-len(parts) :] == parts]
+    return found[0] if len(found) == 1 else None
 
 
 _SAME_NAME = (

@@ -16,9 +16,9 @@ from airflow_provider_talkable.plugin.rendering import HEADERS, HERE, csv_file, 
 from airflow_provider_talkable.plugin.talkable import HAS_COMMANDS
 from airflow_provider_talkable.protocol.errors import TalkableError
 from airflow_provider_talkable.protocol.outcomes import Outcome
-from airflow_provider_talkable.sync.activity import OPEN, Activity, activity
+from airflow_provider_talkable.sync.activity import Activity, activity
 from airflow_provider_talkable.sync.bounded_reads import Visible
-from airflow_provider_talkable.sync.entries import HAS_IT, SUBMITTED, Settlement
+from airflow_provider_talkable.sync.entries import HAS_IT, OPEN, SUBMITTED, Settlement
 from airflow_provider_talkable.sync.entry_lists import entries_of_task, history
 from airflow_provider_talkable.sync.ledger import DEFAULT_TABLE
 

@@ -17,23 +17,12 @@ from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.sync.bounded_reads import CLOCKS_DIFFER, Visible, bounded, readable
 from airflow_provider_talkable.sync.column_types import amount_type
 from airflow_provider_talkable.sync.columns import exact, in_utc
-from airflow_provider_talkable.sync.entries import HAS_IT, SUBMITTED, Settlement
+from airflow_provider_talkable.sync.entries import HAS_IT, OPEN
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.overview import facts_of_a_reward, is_late_by
 
 SAMPLE = 2000
 """How many refunds the delays are taken from."""
-OPEN = frozenset(
-    {
-        SUBMITTED,
-        Outcome.UNCONFIRMED.value,
-        Outcome.FAILED.value,
-        Outcome.THROTTLED.value,
-        Outcome.ABORTED.value,
-        Settlement.NOT_REFUNDED.value,
-    }
-)
-"""The events after which a refund is still to reach Talkable, or may be there already."""
 
 
 @dataclass(slots=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import requests
+import yaml
 from airflow.providers.common.compat.sdk import DAG
 from sqlalchemy import inspect as inspect_database
 from sqlalchemy.engine import URL, Engine
@@ -32,7 +33,7 @@ from airflow_provider_talkable.sandbox import Sandbox
 from airflow_provider_talkable.sandbox.arguments import add_arguments
 from airflow_provider_talkable.sync.columns import columns
 from airflow_provider_talkable.sync.discrepancies import Discrepancy, Kind
-from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
+from airflow_provider_talkable.sync.ledger import DEFAULT_TABLE, Ledger, TaskRun
 from airflow_provider_talkable.sync.reconcile import Report, report_columns
 from airflow_provider_talkable.sync.rows import ROW_COLUMNS, Row
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
@@ -462,6 +463,21 @@ def test_the_examples_shown_are_run() -> None:
     tests = [Path(__file__), Path(__file__).with_name("test_example_dags.py")]
     tested = {name for path in tests for name in re.findall(r'airflow\.run\(\s*"(\w+)"', path.read_text())}
     assert {path.stem for path in (ROOT / "example_dags").glob("*.py")} == shown <= tested
+
+
+def test_the_source_in_dbt_has_the_ledgers_columns() -> None:
+    project = yaml.safe_load(block("docs/ledger.md", "yaml", "exposures"))
+    [source] = project["sources"]
+    [table] = source["tables"]
+    assert table["name"] == DEFAULT_TABLE
+    assert [column["name"] for column in table["columns"]] == [column.name for column in columns()]
+    never_null = {column["name"] for column in table["columns"] if "not_null" in column.get("data_tests", ())}
+    assert never_null == {column.name for column in columns() if not column.nullable}
+    assert all(column["description"] for column in table["columns"])
+    assert source["config"]["loaded_at_field"] == "logged_at"
+    [exposure] = project["exposures"]
+    assert exposure["type"] in ("dashboard", "notebook", "analysis", "ml", "application")
+    assert exposure["depends_on"] == ["ref('refunds')"]
 
 
 def test_the_commands_run_in_continuous_integration() -> None:
