@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from urllib.parse import quote
 
 import psutil
@@ -192,12 +193,19 @@ def test_a_sensor_outlives_its_triggerer(deployment: Deployment) -> None:
     assert f"Referral {referral['id']} is voided" in deployment.logs()
 
 
+def listening(process: psutil.Process) -> set[str]:
+    """The addresses that a process listens on; none if it has ended."""
+    with suppress(psutil.NoSuchProcess, FileNotFoundError):
+        connections = process.net_connections("inet")
+        return {found.laddr.ip for found in connections if found.status == psutil.CONN_LISTEN}
+    return set()
+
+
 def test_nothing_listens_beyond_this_machine(deployment: Deployment) -> None:
-    listening = {
-        (component, connection.laddr.ip)
+    found = {
+        (component, address)
         for component, process in deployment.processes.items()
         for part in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True))
-        for connection in part.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
+        for address in listening(part)
     }
-    assert listening == ({("api-server", "127.0.0.1")} if IS_AIRFLOW_3 else set())
+    assert found == ({("api-server", "127.0.0.1")} if IS_AIRFLOW_3 else set())

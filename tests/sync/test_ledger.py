@@ -164,9 +164,9 @@ def test_without_the_privilege_to_write_it_is_an_error_at_once(postgres: URL, en
     owner = engines(postgres)
     Ledger(owner).open()
     with owner.begin() as connection:
-        connection.exec_driver_sql("CREATE ROLE reader LOGIN")
-        connection.exec_driver_sql("GRANT SELECT ON talkable_refund_ledger TO reader")
-    ledger = Ledger(engines(postgres.set(username="reader")))
+        connection.exec_driver_sql("CREATE ROLE ledger_reader LOGIN")
+        connection.exec_driver_sql("GRANT SELECT ON talkable_refund_ledger TO ledger_reader")
+    ledger = Ledger(engines(postgres.set(username="ledger_reader")))
     ledger.open()
     with pytest.raises(LedgerError, match="permission denied for table talkable_refund_ledger") as caught:
         ledger.append([ledger.submitted(row())])
