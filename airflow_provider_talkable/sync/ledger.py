@@ -184,7 +184,7 @@ class Ledger:
         :raises LedgerError: if it does not show one of those: then it may hide others as well.
         :raises LedgerValueError: if the database cannot look up all of the keys.
         """
-        if not self._exists:
+        if not (rows and self._exists):
             return {}
         alive = max(_LONGEST_ALIVE, 2 * self.longest_sending) // timedelta(microseconds=1) * 1000
         since = f"{max(0, time.time_ns() - alive):0{TICKS}x}"

@@ -237,6 +237,19 @@ def test_what_waits_for_another_attempt_ends_when_stopped_as_its_last_failure(
     assert len(sandbox.requests) == 1
 
 
+def test_what_goes_first_passes_what_waits_in_its_own_order(sandbox: Sandbox) -> None:
+    refunds = orders(6)
+    register(sandbox, refunds)
+    sandbox.dials.latency = 0.5
+    with sender(sandbox, Pace(max_in_flight=1, initial_rate=None)) as sending:
+        sending.put((refund.origin_slug, refund) for refund in refunds[:3])
+        wait_for_requests(sandbox, 1)
+        sending.put(((refund.origin_slug, refund) for refund in refunds[3:]), first=True)
+        sandbox.dials.latency = 0
+        finished = [slug for slug, _ in sending.take(until=0)]
+    assert finished == [f"order-{n}" for n in (0, 3, 4, 5, 1, 2)]
+
+
 def test_what_is_cancelled_on_the_wire_is_in_doubt(sandbox: Sandbox) -> None:
     sandbox.dials.latency = 30
     full, partial = Refund("my-store", "A"), Refund("my-store", "B", refund_subtotal=Decimal(5))
