@@ -63,6 +63,9 @@ options = st.fixed_dictionaries(
 )
 PLAIN: Any = ({}, None, False)
 SETTLED: Any = ({}, None, [(("refunded", WRITERS[0], 1, 30), PLAIN)])
+settled_rows: st.SearchStrategy[Any] = st.lists(st.tuples(steps, more), max_size=4).map(
+    lambda before: ({}, None, [*before, (("refunded", WRITERS[0], 1, 0.01), PLAIN)])
+)
 # Whoever looked it up knew nothing of the first run.
 OF_THREE_RUNS: Any = (
     {},
@@ -105,7 +108,9 @@ def test_what_is_left_out_would_have_been_skipped(database: URL, engines: Callab
     seen: Counter[str] = Counter()
 
     @examples(300)
-    @given(drawn=st.lists(rows, min_size=1, max_size=8), options=options, names_keys=st.booleans())
+    @given(
+        drawn=st.lists(rows | settled_rows, min_size=1, max_size=8), options=options, names_keys=st.booleans()
+    )
     @example(drawn=[SETTLED, SETTLED], options={}, names_keys=True)
     @example(drawn=[OF_THREE_RUNS], options={}, names_keys=False)
     @example(drawn=[TO_BE_VOIDED], options={"void_referral": True}, names_keys=False)
@@ -138,7 +143,7 @@ def test_what_is_left_out_would_have_been_skipped(database: URL, engines: Callab
                 assert not decision.entry.is_of_this_task
 
     leave_out()
-    assert all(seen[way] > 20 for way in ("left out", "skipped", "decided")), seen
+    assert all(seen[way] > 4 for way in ("left out", "skipped", "decided")), seen
 
 
 def test_rows_with_one_key_and_letters_of_all_kinds_are_kept_apart(
