@@ -103,7 +103,7 @@ def test_a_sync_that_failed_is_said_by_each_notifier(airflow: Airflow, inboxes: 
     assert lines[:3] == [
         "Talkable refunds: 4 refunded, 1 invalid; 0 settled before",
         "Talkable does not have, or may not have, 1 refunds",
-        "1 came too late: the advocate had been paid",
+        "1 late: the advocate had been paid",
     ]
     assert "Late refunds: 1, more than warn_late=0" in lines
     assert lines[-1].startswith("- <!channel> {{ ti }}: invalid: refunded_at='yesterday'")

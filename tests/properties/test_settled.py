@@ -55,14 +55,17 @@ entries_of_a_key = st.tuples(
 rows = st.tuples(refunds, st.sampled_from([None] * 6 + [Outcome.INVALID, Outcome.CONFLICT]), entries_of_a_key)
 options = st.fixed_dictionaries(
     {
-        "resend": st.just(set[Outcome]()) | st.sets(st.sampled_from(Outcome), max_size=2),
-        "is_doubtful_site": st.sampled_from([False] * 3 + [True]),
+        "resend": st.sets(st.sampled_from(Outcome)),
+        "is_doubtful_site": st.booleans(),
         "void_referral": st.booleans(),
         "writer": st.sampled_from(["", *WRITERS]),
     }
 )
 PLAIN: Any = ({}, None, False)
 SETTLED: Any = ({}, None, [(("refunded", WRITERS[0], 1, 30), PLAIN)])
+settled_rows: st.SearchStrategy[Any] = st.lists(st.tuples(steps, more), max_size=4).map(
+    lambda before: ({}, None, [*before, (("refunded", WRITERS[0], 1, 0.01), PLAIN)])
+)
 # Whoever looked it up knew nothing of the first run.
 OF_THREE_RUNS: Any = (
     {},
@@ -105,7 +108,9 @@ def test_what_is_left_out_would_have_been_skipped(database: URL, engines: Callab
     seen: Counter[str] = Counter()
 
     @examples(300)
-    @given(drawn=st.lists(rows, min_size=1, max_size=8), options=options, names_keys=st.booleans())
+    @given(
+        drawn=st.lists(rows | settled_rows, min_size=1, max_size=8), options=options, names_keys=st.booleans()
+    )
     @example(drawn=[SETTLED, SETTLED], options={}, names_keys=True)
     @example(drawn=[OF_THREE_RUNS], options={}, names_keys=False)
     @example(drawn=[TO_BE_VOIDED], options={"void_referral": True}, names_keys=False)
@@ -138,7 +143,7 @@ def test_what_is_left_out_would_have_been_skipped(database: URL, engines: Callab
                 assert not decision.entry.is_of_this_task
 
     leave_out()
-    assert all(seen[way] for way in ("left out", "skipped", "decided")), seen
+    assert all(seen[way] > 4 for way in ("left out", "skipped", "decided")), seen
 
 
 def test_rows_with_one_key_and_letters_of_all_kinds_are_kept_apart(
