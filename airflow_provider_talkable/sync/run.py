@@ -260,9 +260,9 @@ class RefundSync:
             batch, submitted = self._without_refused(batch, submitted, refused)
         if not all(row.is_whole for row in batch):
             batch = self._intake.without_contested(batch, [entry["entry_id"] for entry in submitted])
-        self._sender.put((row, row.refund) for row in batch if row.is_whole)
-        # In doubt as long as they wait for their turn.
+        # Partial ones are in doubt as long as they wait for their turn.
         self._sender.put(((row, row.refund) for row in batch if not row.is_whole), first=True)
+        self._sender.put((row, row.refund) for row in batch if row.is_whole)
         self._not_handed_over = []
 
     def _without_refused(

@@ -45,10 +45,10 @@ class TestAnAmountThatReachesTheOrders:
     def test_is_sent_again_after_doubt(self, shops: Callable[..., Shop]) -> None:
         shop = shops()
         shop.order("A", "B")
-        shop.refund(("a", "A", None, 100), ("b", "B", None, 99.99))
+        shop.refund(("a", "A", None, 99.99), ("b", "B", None, 100))
         shop.sandbox.dials.next(Reset(acted=True), Reset(acted=True))
         summary = shop.sync(sql=WITH_SUBTOTAL, pace=ONE_BY_ONE)
-        assert shop.states() == {"a": "already_refunded", "b": "unconfirmed"}
+        assert shop.states() == {"a": "unconfirmed", "b": "already_refunded"}
         assert summary.outcomes == {"already_refunded": 1, "unconfirmed": 1}
         bodies = [request["body"] for request in shop.sandbox.requests]
         assert [("refund_subtotal" in body) for body in bodies] == [True, False, False]

@@ -28,7 +28,8 @@ DIALECTS = {
     "Databricks": "databricks",
     "Redshift": "redshift",
 }
-RECIPES = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+RECIPES = {name: text for name, text in SECTIONS.items() if "```" in text}
 
 
 def test_each_recipe_is_checked() -> None:
