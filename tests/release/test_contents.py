@@ -24,8 +24,16 @@ def wheel() -> Path:
 
 
 def tracked(folder: str = ".") -> set[str]:
+    """The repository's files, without the link by which a clone has the examples in the package."""
     listed = subprocess.run(["git", "ls-files", "-z", folder], cwd=ROOT, check=True, capture_output=True)
-    return set(listed.stdout.decode().strip("\0").split("\0"))
+    return set(listed.stdout.decode().strip("\0").split("\0")) - {"airflow_provider_talkable/example_dags"}
+
+
+def copy_to(checkout: Path) -> None:
+    """Copy the files, as an unpacked archive has them."""
+    for name in tracked():
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).write_bytes((ROOT / name).read_bytes())
 
 
 def build_wheel(source: Path, folder: Path) -> None:
@@ -73,18 +81,14 @@ def test_an_unpacked_archive_has_the_version_of_its_tag(tmp_path: Path) -> None:
 
 def test_an_archive_without_git_builds_too(tmp_path: Path) -> None:
     checkout = tmp_path / "talkable-main"
-    for name in tracked():
-        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-        (checkout / name).write_bytes((ROOT / name).read_bytes())
+    copy_to(checkout)
     build_wheel(checkout, tmp_path)
     assert (tmp_path / "airflow_provider_talkable-0.0.0-py3-none-any.whl").exists()
 
 
 def test_with_an_address_all_links_of_the_description_lead_there(tmp_path: Path) -> None:
     checkout = tmp_path / "talkable-main"
-    for name in tracked():
-        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-        (checkout / name).write_bytes((ROOT / name).read_bytes())
+    copy_to(checkout)
     settings = (ROOT / "pyproject.toml").read_text()
     with_address = re.sub(
         r'^address = ".*"$', 'address = "https://example.org/o/n"', settings, flags=re.MULTILINE

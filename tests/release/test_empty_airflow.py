@@ -30,7 +30,7 @@ IMPORT = """
 import importlib, pkgutil, warnings
 import airflow.providers.common.compat.sdk
 import airflow_provider_talkable as package
-pages = (".plugin.access", ".plugin.pages", ".plugin.tasks")
+pages = (".plugin.access", ".plugin.pages", ".plugin.rendering", ".plugin.tasks")
 left_out = (".__main__", ".lineage", *pages, *([".policies.retry"] if airflow.__version__ < "3.3" else []))
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
