@@ -19,7 +19,9 @@ from airflow_provider_talkable.sandbox.server import Sandbox
 DAG_ID = "example_talkable_first_sync"
 SITE = "my-store"
 ORDERS = 150
-EXAMPLE_DAGS = Path(__file__).parents[1] / "example_dags"
+_PACKAGE = Path(__file__).parents[1]
+# In the package once that is built; beside it in a clone.
+EXAMPLE_DAGS = next(_PACKAGE.glob("example_dags"), _PACKAGE.parent / "example_dags")
 
 
 class Demo:

@@ -24,9 +24,8 @@ def wheel() -> Path:
 
 
 def tracked(folder: str = ".") -> set[str]:
-    """The repository's files, without the link by which a clone has the examples in the package."""
     listed = subprocess.run(["git", "ls-files", "-z", folder], cwd=ROOT, check=True, capture_output=True)
-    return set(listed.stdout.decode().strip("\0").split("\0")) - {"airflow_provider_talkable/example_dags"}
+    return set(listed.stdout.decode().strip("\0").split("\0"))
 
 
 def copy_to(checkout: Path) -> None:
