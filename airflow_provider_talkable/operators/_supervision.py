@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+STOPPED_FROM_OUTSIDE = "the task was stopped from outside"
+"""Why nothing more is sent once Airflow has called ``on_kill``."""
+
 
 class Supervision:
     """Tells a task to stop once nobody waits for it any more.

@@ -9,7 +9,7 @@ from airflow_provider_talkable.links.talkable import TalkableSiteLink
 from airflow_provider_talkable.operators._ignored import IGNORED, ignored
 from airflow_provider_talkable.operators._rendered import TextTemplateOperator, as_list_or_one
 from airflow_provider_talkable.operators._report import BY_ORDER, name_map_index, plain_errors, report
-from airflow_provider_talkable.operators._supervision import Supervision
+from airflow_provider_talkable.operators._supervision import STOPPED_FROM_OUTSIDE, Supervision
 from airflow_provider_talkable.protocol.errors import InvalidRefund, TalkableError
 from airflow_provider_talkable.protocol.referrals import (
     ReferralOutcome,
@@ -126,7 +126,7 @@ class TalkableReferralOperator(TextTemplateOperator):
 
     def on_kill(self) -> None:
         """Let what is on the wire end, and send nothing more."""
-        self._stop_asked = "the task was stopped from outside"
+        self._stop_asked = STOPPED_FROM_OUTSIDE
 
 
 def _in_order(

@@ -18,7 +18,7 @@ from airflow_provider_talkable.operators._ignored import IGNORED, ignored
 from airflow_provider_talkable.operators._refund_batch import RefundBatch
 from airflow_provider_talkable.operators._rendered import TextTemplateOperator
 from airflow_provider_talkable.operators._report import BY_ORDER, name_map_index, plain_errors, report
-from airflow_provider_talkable.operators._supervision import Supervision
+from airflow_provider_talkable.operators._supervision import STOPPED_FROM_OUTSIDE, Supervision
 from airflow_provider_talkable.operators._task_state import TaskState
 from airflow_provider_talkable.operators._warehouse import task_run
 from airflow_provider_talkable.protocol.errors import InvalidRefund
@@ -213,7 +213,7 @@ class TalkableRefundOperator(TextTemplateOperator):
         """Let what is on the wire end, and send nothing more."""
         self._is_killed = True
         if self._batch:
-            self._batch.stop("the task was stopped from outside")
+            self._batch.stop(STOPPED_FROM_OUTSIDE)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:  # noqa: ARG002
         """What OpenLineage gets, of a failed task too: the sites whose refunds were sent."""

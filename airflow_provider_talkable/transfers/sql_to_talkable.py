@@ -16,7 +16,7 @@ from airflow_provider_talkable.links.talkable import TalkableLedgerLink, Talkabl
 from airflow_provider_talkable.operators._ignored import IGNORE_ADVICE, IGNORED, ignored
 from airflow_provider_talkable.operators._rendered import as_list_or_one
 from airflow_provider_talkable.operators._report import BY_SITE, name_map_index, plain_errors
-from airflow_provider_talkable.operators._supervision import Supervision
+from airflow_provider_talkable.operators._supervision import STOPPED_FROM_OUTSIDE, Supervision
 from airflow_provider_talkable.operators._warehouse import WarehouseOperator
 from airflow_provider_talkable.protocol.errors import (
     InvalidRefund,
@@ -219,7 +219,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         """Let what is on the wire end, and send nothing more."""
         self._is_killed = True
         if self._sync:
-            self._sync.stop("the task was stopped from outside")
+            self._sync.stop(STOPPED_FROM_OUTSIDE)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:  # noqa: ARG002
         """What OpenLineage gets, of a failed task too: the query's tables, the sites, the summary."""
