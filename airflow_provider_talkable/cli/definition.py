@@ -6,6 +6,7 @@ Every command of Airflow's loads this, so it imports nothing that only a Talkabl
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -231,10 +232,10 @@ def _moment(text: str) -> datetime:
 
 
 def _days(text: str) -> timedelta:
-    days = text.strip().removesuffix("d")
-    if not (days.isascii() and days.isdigit() and len(days) < 6 and text.strip().endswith("d")):
+    days = re.fullmatch(r"\s*([0-9]{1,5})d\s*", text)
+    if days is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of days; give e.g. 90d")
-    return timedelta(days=int(days))
+    return timedelta(days=int(days[1]))
 
 
 def _count(text: str) -> int:
