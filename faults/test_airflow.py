@@ -18,22 +18,16 @@ from sqlalchemy.engine import URL
 from airflow_provider_talkable.sandbox import Dials
 from faults.conftest import Record
 from tests.airflow.deployment import Deployment
-from tests.airflow.four_sites import SHORT_HEARTBEATS, SITES, deployed, fill, outcomes_of
+from tests.airflow.four_sites import SHORT_HEARTBEATS, SITES, SYNC_ARGUMENTS, deployed, fill, outcomes_of
 
 SEED = 20261123
 
-DAGS = """
+DAGS = (
+    SYNC_ARGUMENTS
+    + """
 from datetime import timedelta
 from airflow.providers.common.compat.sdk import DAG
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
-
-refunds = dict(
-    task_id="sync",
-    sql_conn_id="shop",
-    sql="SELECT refund_key, order_number, refund_subtotal FROM refunds WHERE site = %(site)s ORDER BY number",
-    initial_rate=None,
-    ignore=("not_found", "unconfirmed"),
-)
 
 with DAG("killed", schedule=None):
     SqlToTalkableRefundOperator.partial(
@@ -64,6 +58,7 @@ with DAG("deferred", schedule=None):
         max_in_flight=2,
     )
 """
+)
 
 
 @pytest.fixture

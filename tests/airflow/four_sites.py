@@ -21,6 +21,17 @@ from tests.conftest import KEY
 
 SITES = ("ca", "de", "uk", "us")
 
+SYNC_ARGUMENTS = """
+refunds = dict(
+    task_id="sync",
+    sql_conn_id="shop",
+    sql="SELECT refund_key, order_number, refund_subtotal FROM refunds WHERE site = %(site)s ORDER BY number",
+    initial_rate=None,
+    ignore=("not_found", "unconfirmed"),
+)
+"""
+"""What the syncs of DAGs that are deployed here have in common, as the beginning of their file."""
+
 SHORT_HEARTBEATS = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "15",
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",

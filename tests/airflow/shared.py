@@ -7,23 +7,17 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
 from tests.airflow.deployment import Deployment
-from tests.airflow.four_sites import is_at_rest
+from tests.airflow.four_sites import SYNC_ARGUMENTS, is_at_rest
 
-DAGS = """
+DAGS = (
+    SYNC_ARGUMENTS
+    + """
 from datetime import datetime, timedelta
 from airflow.providers.common.compat.sdk import DAG, Asset
 from airflow_provider_talkable.operators.reconcile import TalkableRefundReconcileOperator
 from airflow_provider_talkable.operators.refund import TalkableRefundOperator
 from airflow_provider_talkable.sensors.referral import TalkableReferralSensor
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
-
-refunds = dict(
-    task_id="sync",
-    sql_conn_id="shop",
-    sql="SELECT refund_key, order_number, refund_subtotal FROM refunds WHERE site = %(site)s ORDER BY number",
-    initial_rate=None,
-    ignore=("not_found", "unconfirmed"),
-)
 
 with DAG("sites", schedule=None):
     SqlToTalkableRefundOperator.partial(
@@ -97,6 +91,7 @@ with DAG("waiting", schedule=None):
         deferrable=True,
     )
 """
+)
 
 
 @dataclass

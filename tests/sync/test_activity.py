@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import Engine
 
 from airflow_provider_talkable.sync.activity import Activity, Late, activity
 from airflow_provider_talkable.sync.bounded_reads import Visible
@@ -20,18 +20,6 @@ ALL = Visible(frozenset({"sync"}))
 PAID = {"referral_id": "7", "reward_paid": True, "reward_known_by": "rewards"}
 Write = Callable[..., None]
 Read = Callable[..., Activity]
-
-
-@pytest.fixture
-def engine(database: URL, engines: Callable[[URL], Engine]) -> Engine:
-    return engines(database)
-
-
-@pytest.fixture
-def ledger(engine: Engine) -> Ledger:
-    ledger = Ledger(engine)
-    ledger.open()
-    return ledger
 
 
 @pytest.fixture

@@ -38,18 +38,6 @@ def row(key: str = "r1", *, site: str = "my-store", slug: str = "A") -> Row:
     return Row(site, key, slug, WHEN, Decimal("12.3400"))
 
 
-@pytest.fixture
-def engine(database: URL, engines: Engines) -> Engine:
-    return engines(database)
-
-
-@pytest.fixture
-def ledger(engine: Engine) -> Ledger:
-    ledger = Ledger(engine)
-    ledger.open()
-    return ledger
-
-
 def newest(ledger: Ledger, row: Row) -> Entry | None:
     found = ledger.histories([row]).get((row.site_slug, row.refund_key))
     return found.newest if found else None
