@@ -1,12 +1,11 @@
 """Starts Airflow with everything in it: a local Talkable, a warehouse, and a sync that has run and failed.
 
-Run it with ``make demo UI=1``. Everything it makes lies in ``.demo/ui`` and is made anew each time. Ctrl-C
+Run it with ``make demo UI=1``. Everything it makes lies in ``.demo/ui`` and is replaced each time. Ctrl-C
 ends it, and Airflow with it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -26,10 +25,11 @@ from urllib.parse import quote
 import requests
 
 from airflow_provider_talkable.sandbox import Dials, Sandbox
+from airflow_provider_talkable.sandbox.demo import EXAMPLE_DAGS, SITE, Demo
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".demo" / "ui"
-WAREHOUSE = HOME / "warehouse.sqlite"
+DEMO = Demo(HOME)
 DAG_ID = "example_talkable_sync"
 REFUNDS = 150
 PATIENCE = 180.0  # seconds
@@ -89,7 +89,7 @@ def fill(sandbox: Sandbox) -> None:
     """Yesterday's refunds: most are fine, some orders unknown, some late, some blocked, some in doubt."""
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     yesterday = today - timedelta(days=1)
-    with closing(sqlite3.connect(WAREHOUSE)) as warehouse, warehouse:
+    with closing(sqlite3.connect(DEMO.warehouse)) as warehouse, warehouse:
         warehouse.execute(
             "CREATE TABLE refunds"
             " (refund_id TEXT, order_number TEXT, refunded_at TEXT, refund_subtotal NUMERIC, site_slug TEXT)"
@@ -101,24 +101,21 @@ def fill(sandbox: Sandbox) -> None:
                 paid = number % 10 == 0
                 referral = {"status": "approved" if paid else "pending", "ad_rewarded": paid}
                 order = {"order_number": slug, "subtotal": 80, "email": f"{slug}@example.com"}
-                sandbox.talkable.create_purchase("my-store", order | {"referral": referral})
+                sandbox.talkable.create_purchase(SITE, order | {"referral": referral})
             part = 20 if number % 7 == 1 else None
             refunded_at = (yesterday + timedelta(minutes=number)).isoformat()
             warehouse.execute(
-                "INSERT INTO refunds VALUES (?, ?, ?, ?, 'my-store')",
-                (f"R-{number}", slug, refunded_at, part),
+                "INSERT INTO refunds VALUES (?, ?, ?, ?, ?)",
+                (f"R-{number}", slug, refunded_at, part, SITE),
             )
     # A firewall that takes "select" for an attack, and a line that breaks after some requests.
     sandbox.dials = Dials(blocked=("select",), resets_after=0.15)
 
 
 def settings(sandbox: Sandbox, port: int) -> dict[str, str]:
-    """Airflow's, with the connections and the ledger that the pages show."""
-    host = sandbox.url.removeprefix("http://")
-    return {
-        "AIRFLOW_HOME": str(HOME),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "example_dags"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    """Airflow's, with the ledger that the pages show."""
+    return DEMO.environment(sandbox) | {
+        "AIRFLOW__CORE__DAGS_FOLDER": str(EXAMPLE_DAGS),
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "2",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
@@ -130,14 +127,12 @@ def settings(sandbox: Sandbox, port: int) -> dict[str, str]:
         "AIRFLOW__TALKABLE__LEDGERS": "shop_warehouse",
         "AIRFLOW__TALKABLE__APPROVAL_DELAY_DAYS": "14",
         "AIRFLOW__TALKABLE__SETTLE_DAG_ID": "example_talkable_settle",
-        "AIRFLOW_CONN_SHOP_WAREHOUSE": json.dumps({"conn_type": "sqlite", "host": str(WAREHOUSE)}),
-        "AIRFLOW_CONN_TALKABLE_DEFAULT": f"talkable://http://:{sandbox.api_key}@{host}/?site_slug=my-store",
     }
 
 
 def an_order(event: str) -> str:
     """An order of which the ledger says so."""
-    with closing(sqlite3.connect(WAREHOUSE)) as warehouse:
+    with closing(sqlite3.connect(DEMO.warehouse)) as warehouse:
         found = warehouse.execute(
             "SELECT min(origin_slug) FROM talkable_refund_ledger WHERE event = ?", (event,)
         ).fetchone()
