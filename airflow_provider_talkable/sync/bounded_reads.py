@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any, TypeVar
 
-from sqlalchemy import Table, or_
+from sqlalchemy import Table, bindparam, false, or_
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.sql import ColumnElement
@@ -26,6 +26,7 @@ CLOCKS_DIFFER = timedelta(days=1)
 """How far the clocks of the machines that write may be apart."""
 
 _WORK_MEM = "128MB"
+_LIST = 500  # Oracle takes 1,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,13 @@ class Visible:
     def condition(self, table: Table) -> ColumnElement[bool]:
         """The condition that an entry may be shown."""
         dag_id = table.columns.dag_id
-        shown = dag_id.in_(sorted(self.dag_ids))
-        return or_(shown, dag_id.is_(None)) if self.by_hand else shown
+        ids = sorted(self.dag_ids)
+        # As literals and in short lists: there may be more DAGs than a statement takes parameters.
+        shown = [
+            dag_id.in_(bindparam(None, ids[first : first + _LIST], expanding=True, literal_execute=True))
+            for first in range(0, len(ids), _LIST)
+        ]
+        return or_(false(), *shown, *([dag_id.is_(None)] if self.by_hand else []))
 
 
 class TooMuch(TalkableError):

@@ -126,6 +126,16 @@ def test_entries_of_other_dags_and_by_hand_are_hidden(write: Write, read: Read) 
     assert read(visible=Visible(frozenset())).events.total() == 0
 
 
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_there_may_be_more_dags_than_a_statement_takes_parameters(
+    write: Write, read: Read, *, by_hand: bool
+) -> None:
+    others = {f"it's no. {number}" for number in range(1200)}
+    for dag in ("it's no. 0", "it's no. 1199", "secret", None):
+        write("refunded", f"of {dag}", dag=dag)
+    assert read(visible=Visible(frozenset(others), by_hand=by_hand)).events.total() == 2 + by_hand
+
+
 def test_the_delay_is_from_the_refund_to_the_answer(write: Write, read: Read) -> None:
     for hours in range(1, 101):
         at = NOON - timedelta(hours=hours)

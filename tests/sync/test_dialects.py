@@ -21,6 +21,7 @@ from sqlalchemy.schema import CreateColumn, CreateTable
 
 from airflow_provider_talkable import LedgerError, Outcome
 from airflow_provider_talkable.protocol.results import RefundResult
+from airflow_provider_talkable.sync.bounded_reads import Visible
 from airflow_provider_talkable.sync.columns import columns
 from airflow_provider_talkable.sync.database_errors import is_gone, is_missing_table
 from airflow_provider_talkable.sync.ledger import Ledger
@@ -93,6 +94,16 @@ def test_the_grammar_has_what_is_asked(name: str) -> None:
     assert CreateColumn(table.columns.settles).compile(dialect=dialect).string in own._adding(
         table.columns.settles
     )
+
+
+@pytest.mark.parametrize("name", ["mssql", "databricks", "oracle"])
+def test_what_a_user_may_see_takes_no_parameters(name: str) -> None:
+    dialect = dialect_of(name)
+    table = OwnTable(engine_of(dialect), "ledger", NAME, None, columns()).table
+    seen = table.select().where(Visible(frozenset(f"dag.{n}" for n in range(1200))).condition(table))
+    compiled = seen.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
+    assert "'dag.1199'" in compiled.string
+    assert not compiled.params
 
 
 def test_a_name_needs_no_quotes_where_small_letters_are_folded() -> None:
