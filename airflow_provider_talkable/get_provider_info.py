@@ -65,7 +65,7 @@ def get_provider_info() -> dict[str, Any]:
         "dataset-uris": [_ASSET],
         "config": {
             "talkable": {
-                "description": "The pages that show what became of refunds; Airflow 3.1 and later.",
+                "description": "The pages that show what happened to refunds; Airflow 3.1 and later.",
                 "options": {
                     "ledgers": {
                         "description": (

@@ -1,7 +1,7 @@
 """Refund what was refunded in the shop during the last day.
 
 One task pulls the order numbers out of the warehouse into XCom, the next one refunds them in
-Talkable and pushes what became of each, referral included, back to XCom.
+Talkable and pushes what happened to each, referral included, back to XCom.
 
 The query is written for SQLite; other databases want their own parameter style, such as
 ``%(since)s`` for PostgreSQL.

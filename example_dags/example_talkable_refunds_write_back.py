@@ -1,4 +1,4 @@
-"""Refund what was refunded during the last day, and write what became of it back to the warehouse.
+"""Refund what was refunded during the last day, and write what happened to it back to the warehouse.
 
 The results are written whether or not the refunds succeeded: they say which orders to look into, and
 for which of them the advocate had been rewarded before the refund arrived.

@@ -66,7 +66,7 @@ if HITLOperator is not None:
 
         @task_group
         def each(refund: Any) -> None:
-            """Settled as soon as it is answered, whatever becomes of the others."""
+            """Settled as soon as it is answered, whatever happens to the others."""
             asked: Any = question(refund)
             answer = HITLOperator(
                 task_id="ask",

@@ -219,7 +219,7 @@ def answer_doubts(airflow: Deployment, settled: set[Key], resent: set[Key]) -> N
 
 
 def outcomes_by_run(airflow: Deployment) -> Counter[str]:
-    """What became of each refund in each run that had to do with it, as the ledger has it."""
+    """What happened to each refund in each run that had to do with it, as the ledger has it."""
     with airflow.warehouse.connect() as connection:
         rows = connection.exec_driver_sql(
             "SELECT DISTINCT ON (site_slug, refund_key, run_id) event FROM talkable_refund_ledger"

@@ -28,6 +28,7 @@ INSTEAD = {
     r"so many \w+ at most": "maximum number of",
     r"behind its back": "from outside",
     r"anew": "again",
+    r"bec[ao]mes? of": "what happens to, the outcome of",
     r"thereof|therein|whereof|whosoever": "a pronoun of today",
 }
 _WORDS = re.compile("|".join(rf"(?P<w{n}>\b(?:{word})\b)" for n, word in enumerate(INSTEAD)), re.IGNORECASE)

@@ -45,7 +45,7 @@ READY = """
 Airflow runs after {seconds} s, with {refunds} refunds in it. Nobody has to log in.
 
   {url}/plugin/talkable
-      what became of the refunds; search {in_doubt} for a part in doubt, {unknown} for an unknown order
+      what happened to the refunds; search {in_doubt} for a part in doubt, {unknown} for an unknown order
   {url}/dags/{dag_id}/runs/{run_id}/tasks/sync_refunds
       the sync, which failed since a firewall blocked some of them; its tab "Talkable refunds" lists them
   {url}/dags/example_talkable_settle

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def refund(options: argparse.Namespace) -> None:
-    """Refund orders, print what became of each, and exit with 1 unless Talkable has them all."""
+    """Refund orders, print what happened to each, and exit with 1 unless Talkable has them all."""
     with results_only() as out:
         from airflow_provider_talkable.hooks.talkable import TalkableHook
 

@@ -248,17 +248,17 @@ _COMMANDS: tuple[_Command | _Group, ...] = (
     _Command(
         "refund",
         "Refund orders at Talkable",
-        "Refund orders at Talkable, and print what became of each. Only where a ledger is named it is kept.",
+        "Refund orders at Talkable, and print what happened to each; it is kept where a ledger is named.",
         _refund_arguments,
     ),
     _Group(
         "ledger",
-        "Ask a sync's ledger what became of refunds, settle those in doubt, delete old entries",
+        "Ask a sync's ledger what happened to refunds, settle those in doubt, delete old entries",
         (
             _Command(
                 "summary",
-                "Count what became of refunds, and show what failed",
-                "Count the refunds in a sync's ledger by what became of them last, and show what failed. "
+                "Count what happened to refunds, and show what failed",
+                "Count the refunds in a sync's ledger by what happened to them last, and show what failed. "
                 "It only reads.",
                 _summary_arguments,
             ),

@@ -49,7 +49,7 @@ def refunds_of(options: argparse.Namespace, hook: TalkableHook) -> list[Refund]:
 
 
 def send(hook: TalkableHook, refunds: Sequence[Refund]) -> list[RefundResult]:
-    """Refund, and return what became of each, also if it is interrupted."""
+    """Refund, and return what happened to each, also if it is interrupted."""
     results: list[RefundResult] = []
     waiting = iter(refunds)
     try:

@@ -154,7 +154,7 @@ class AsyncTalkableClient:
         await self._transport.__aexit__()
 
     async def refund(self, refund: Refund) -> RefundResult:
-        """Send one refund and say what became of it; an error becomes its outcome.
+        """Send one refund and say what happened to it; an error becomes its outcome.
 
         Like :meth:`TalkableClient.refund`, and paced.
         """

@@ -45,7 +45,7 @@ class _Queue(Generic[T, R, S]):
 
 
 class Sender(Generic[T, R, S]):
-    """Sends requests from a thread of its own, and keeps what became of them until it is asked.
+    """Sends requests from a thread of its own, and keeps what happened to them until it is asked.
 
     Handing over and asking are done by one other thread, in which nothing else has to be
     asynchronous. It is used as a context manager; leaving it cancels what is under way.
@@ -219,7 +219,7 @@ def send_many(
     *,
     reason_to_stop: Callable[[], str | None] | None = None,
 ) -> Iterator[S]:
-    """Send requests, several at a time, and yield what became of each in the same order.
+    """Send requests, several at a time, and yield what happened to each in the same order.
 
     Requests are taken from ``requests`` as there is room, in the caller's thread, at most four times as
     many as may be under way; the sending runs in a thread of its own, so that whatever the caller does in

@@ -64,7 +64,7 @@ class Attempts:
         """Check before each attempt whether there is to be one.
 
         :param ending: What ends all requests, if something does.
-        :raises TalkableError: the request's own last failure, which says more of what became of it, or
+        :raises TalkableError: the request's own last failure, which says more of what happened to it, or
             ``ending`` if it was never sent.
         """
         if ending is not None:

@@ -54,7 +54,7 @@ class TalkableClient:
             self._opened = None
 
     def refund(self, refund: Refund) -> RefundResult:
-        """Send one refund and say what became of it; an error becomes its outcome.
+        """Send one refund and say what happened to it; an error becomes its outcome.
 
         ``POST /api/v2/origins/<origin_slug>/refund`` in Talkable's API v2 documentation. A full
         refund is sent again after a failure that leaves open whether Talkable acted, since

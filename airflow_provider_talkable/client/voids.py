@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Voids:
-    """Sets referrals to ``voided``. Whatever becomes of that, the refund's outcome stays.
+    """Sets referrals to ``voided``. Whatever happens to that, the refund's outcome stays.
 
     :param client: What sends.
     """

@@ -128,7 +128,7 @@ class TalkableHook(BaseHook):
         void_referral: bool = False,
         reason_to_stop: Callable[[], str | None] | None = None,
     ) -> Iterator[RefundResult]:
-        """Send refunds, several at a time, and yield what became of each, in the same order.
+        """Send refunds, several at a time, and yield what happened to each, in the same order.
 
         It begins gently and learns from Talkable's 429s how fast the site takes them. No refund
         stops the others; only a refused API key does: those after it are ``aborted``. Where Talkable
@@ -178,7 +178,7 @@ class TalkableHook(BaseHook):
         *,
         reason_to_stop: Callable[[], str | None] | None = None,
     ) -> Iterator[ReferralResult]:
-        """Set many statuses, several at a time, and yield what became of each, in the same order.
+        """Set many statuses, several at a time, and yield what happened to each, in the same order.
 
         It is paced, and stopped, like :meth:`refund_many`.
         """

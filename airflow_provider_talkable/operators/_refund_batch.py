@@ -111,7 +111,7 @@ class RefundBatch:
             self._state.keep(refund, result)
 
     def _judged(self) -> dict[KeyedRefund, RefundResult]:
-        """Refusals that mean something else, now that what became of the order's other refunds is known."""
+        """Refusals that mean something else, now that what happened to the order's other refunds is known."""
         changed: dict[KeyedRefund, RefundResult] = {}
         orders: dict[tuple[str, str], list[KeyedRefund]] = {}
         for refund in self._answers:

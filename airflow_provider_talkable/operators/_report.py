@@ -1,4 +1,4 @@
-"""Telling the log what became of each of several requests, and failing the task if it has to."""
+"""Telling the log what happened to each of several requests, and failing the task if it has to."""
 
 from __future__ import annotations
 

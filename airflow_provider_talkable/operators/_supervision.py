@@ -25,7 +25,7 @@ class Supervision:
 
     Airflow runs a task in a process whose parent, the supervisor, reports to Airflow. Where the supervisor is
     killed, the task's process lives on, and Airflow starts the retry beside it. A DAG that is run by
-    ``dag.test()`` or ``airflow tasks test`` has no supervisor, and goes on whatever becomes of its parent.
+    ``dag.test()`` or ``airflow tasks test`` has no supervisor, and goes on whatever happens to its parent.
 
     Make it before the task's first report to Airflow, which fails if the supervisor was gone already.
 

@@ -43,7 +43,7 @@ class KeyedRefund:
 
 
 class TaskState:
-    """Remembers across the tries of one task instance what became of each refund.
+    """Remembers across the tries of one task instance what happened to each refund.
 
     Airflow clears XCom before a retry; its task state store, from 3.3 on, survives. The first try leaves a
     marker there, and entries for what it sends, none of which expire. A later try sends nothing again that
@@ -98,7 +98,7 @@ class TaskState:
             self._note(refund, _SUBMITTED)
 
     def keep(self, refund: KeyedRefund, result: RefundResult) -> None:
-        """Note what became of a refund."""
+        """Note what happened to a refund."""
         if result.outcome.is_success or result.outcome is Outcome.NOT_COUNTED:
             kept = result.redacted() if self._redact_people else result
             self._note(refund, kept.as_dict())

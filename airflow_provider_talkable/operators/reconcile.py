@@ -31,7 +31,7 @@ class TalkableRefundReconcileOperator(WarehouseOperator):
     have ``email`` (who bought) and ``currency`` (of the shop). What can be wrong with a refund:
 
     - ``missing``: the ledger does not know it, or Talkable shows its referral as pending or flagged still.
-    - ``unsettled``: the ledger does not know what became of it.
+    - ``unsettled``: the ledger does not know what happened to it.
     - ``refused``: it makes no refund, or Talkable rejected it or has not counted it.
     - ``different``: Talkable received another amount, date or order, or counts another amount.
     - ``rewarded``: the whole order was refunded, and its advocate has been paid.

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class TalkableRefundOperator(TextTemplateOperator):
-    """Refunds one order, or each of a list, and pushes what became of them to XCom.
+    """Refunds one order, or each of a list, and pushes what happened to them to XCom.
 
     All of a list is tried before the task fails. The results are in XCom either way: as
     ``return_value`` if the task succeeds, under the key ``results`` always. One refund gives one
@@ -80,7 +80,7 @@ class TalkableRefundOperator(TextTemplateOperator):
         ``()`` ignores none.
     :param fetch_referral: Ask for the referral where Talkable answers a refund with the order alone.
     :param void_referral: Void the referral of each whole refund that Talkable has, which answers with the
-        referral as well: then nothing else is asked. Whatever becomes of it, the refund's outcome stays.
+        referral as well: then nothing else is asked. Whatever happens to it, the refund's outcome stays.
     :param require_subtotal: A refund without ``refund_subtotal`` is ``invalid``; default: it refunds the
         whole order.
     :param redact_people: Leave names, e-mail addresses, phone numbers and IP addresses out of XCom.

@@ -1,1 +1,1 @@
-"""The pages in Airflow that show what became of refunds."""
+"""The pages in Airflow that show what happened to refunds."""

@@ -58,7 +58,7 @@ def overview(
     site: str | None = None,
     days: Annotated[int, Query(ge=1, le=366)] = 30,
 ) -> Response:
-    """What became of the refunds of the last days."""
+    """What happened to the refunds of the last days."""
     known, chosen = _chosen(ledger)
     visible = visible_to(user, chosen)
     shown: dict[str, Any] = {

@@ -177,7 +177,7 @@ def read_result(response: Response) -> JsonObject:
     Talkable speaks in an envelope, a JSON object with a boolean ``ok``: a status is read together with it
     only. Without it somebody else has answered, which says nothing of the order.
 
-    :raises TalkableError: the subclass that says what became of the request: by the status first,
+    :raises TalkableError: the subclass that says what happened to the request: by the status first,
         by the words of ``error_message`` where the status leaves it open.
     """
     status = response.status

@@ -1,4 +1,4 @@
-"""What can become of one refund."""
+"""What can happen to one refund."""
 
 from enum import StrEnum
 
@@ -7,7 +7,7 @@ SUSPICIOUS = 50
 
 
 class Outcome(StrEnum):
-    """The one word that says what became of a refund.
+    """The one word that says what happened to a refund.
 
     Members are strings, so they read the same in XCom, in a table and in ``ignore``.
     """

@@ -48,7 +48,7 @@ FINAL = (ReferralStatus.APPROVED, ReferralStatus.VOIDED)
 
 
 class ReferralOutcome(StrEnum):
-    """What can become of a change of a referral's status; like :class:`Outcome` where both have it."""
+    """What can happen to a change of a referral's status; like :class:`Outcome` where both have it."""
 
     UPDATED = "updated"
     """It has the status now, or had it before."""
@@ -160,10 +160,10 @@ def status_of(value: object) -> ReferralStatus:
 
 @dataclass(frozen=True, slots=True)
 class ReferralResult:
-    """What became of a change of a referral's status.
+    """What happened to a change of a referral's status.
 
     :param origin_slug: The slug as it was sent, or as it was given where nothing was sent.
-    :param outcome: What became of it.
+    :param outcome: What happened to it.
     :param referral: Talkable's referral, where the answer had one.
     :param error_message: Why it is not ``updated``.
     :param error: The error behind it; not part of :meth:`as_dict`.

@@ -1,4 +1,4 @@
-"""What became of one refund, in the form that goes to XCom."""
+"""What happened to one refund, in the form that goes to XCom."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ _DOUBT = (
 
 @dataclass(frozen=True, slots=True)
 class RefundResult:
-    """What became of one refund.
+    """What happened to one refund.
 
     :param origin_slug: The slug as it was sent, or as it was given where nothing was sent.
-    :param outcome: What became of it.
+    :param outcome: What happened to it.
     :param referral: Talkable's referral, where the answer had one or it was asked for.
     :param origin: Talkable's origin, where the answer had one.
     :param http_status: The status of the last answer, where there was one.
     :param error_message: Why it is not ``refunded``.
     :param attempts: How many requests were sent; throttled ones are not counted.
-    :param void_outcome: What became of voiding its referral, a :class:`ReferralOutcome`; ``None``: it was
+    :param void_outcome: What happened to voiding its referral, a :class:`ReferralOutcome`; ``None``: it was
         not asked for.
     :param is_whole: Whether the whole order was refunded; not part of :meth:`as_dict`, which says ``late``.
     :param error: The error behind it; not part of :meth:`as_dict`.

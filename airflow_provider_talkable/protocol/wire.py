@@ -47,7 +47,7 @@ class Request:
     :param method: ``GET``, ``POST`` or ``PUT``.
     :param path: Path and query, percent-encoded, beginning with ``/``.
     :param body: The JSON text, or ``None``.
-    :param repeatable: Whether sending it again is harmless when it is unknown what became of it.
+    :param repeatable: Whether sending it again is harmless when it is unknown what happened to it.
     :param name: What logs call it where its path names a person; default: the path.
     """
 

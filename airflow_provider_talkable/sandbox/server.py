@@ -39,7 +39,7 @@ class Sandbox:
     :param generation: Which generation's answers to give: ``seed``, ``flat`` or ``current``.
     :param reward_after: Seconds after which a referral that is still pending is approved and its advocate
         rewarded; ``None``: never.
-    :param second_refund: What becomes of a refund of an order that was refunded in part: ``add``, ``replace``
+    :param second_refund: What happens to a refund of an order that was refunded in part: ``add``, ``replace``
         or ``refuse``.
     :param dials: How it misbehaves.
     :param host: The address to listen on; loopback by default, since it shows what it

@@ -31,7 +31,7 @@ class Generation(StrEnum):
 
 
 class SecondRefund(StrEnum):
-    """What becomes of a refund of an order that was refunded in part, which Talkable documents nowhere."""
+    """What happens to a refund of an order that was refunded in part, which Talkable documents nowhere."""
 
     ADD = "add"
     """Its amount is added to the first."""
@@ -111,7 +111,7 @@ class Talkable:
     :param now: The clock; returns an aware datetime.
     :param reward_after: Seconds after which a referral that is still pending is approved and its advocate
         rewarded; ``None``: never.
-    :param second_refund: What becomes of a refund of an order that was refunded in part.
+    :param second_refund: What happens to a refund of an order that was refunded in part.
     """
 
     site_slugs: Iterable[str] = ("my-store",)

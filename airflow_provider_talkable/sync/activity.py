@@ -1,4 +1,4 @@
-"""What became of the refunds of the last days, counted by the database in one pass. It only reads."""
+"""What happened to the refunds of the last days, counted by the database in one pass. It only reads."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Late:
 
 @dataclass(slots=True)
 class Activity:
-    """What became of the refunds whose newest entry lies in a period.
+    """What happened to the refunds whose newest entry lies in a period.
 
     :param days: By day, in UTC, how many refunds there are by event.
     :param late_by_day: By day and site, those that were late: the advocate had been paid.
@@ -106,7 +106,7 @@ class Activity:
 def activity(
     ledger: Ledger, visible: Visible, *, days: int, site_slug: str | None = None, now: datetime | None = None
 ) -> Activity:
-    """Read what became of the refunds of the last days.
+    """Read what happened to the refunds of the last days.
 
     :param ledger: An opened ledger.
     :param days: How many days to go back, today included.

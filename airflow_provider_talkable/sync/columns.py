@@ -26,7 +26,7 @@ Key = tuple[str, str]
 TASK = ("dag_id", "run_id", "task_id", "map_index")
 """The columns that say which task wrote an entry, whichever try of it."""
 OF_OUTCOMES = text(f"event <> '{SUBMITTED}'")
-"""The condition that an entry says what became of a refund; orders are looked up among these only."""
+"""The condition that an entry says what happened to a refund; orders are looked up among these only."""
 READ = tuple(name for name in Entry.__dataclass_fields__ if name != "is_of_this_task")
 """The columns that :func:`entry_of` takes."""
 
@@ -126,7 +126,7 @@ def row_of(entry: Values) -> Row:
 
 
 def simpler(entry: Values) -> Iterator[Values]:
-    """An entry with less and less of what it says beside the refund and what became of it."""
+    """An entry with less and less of what it says beside the refund and what happened to it."""
     if message := entry.get("error_message"):
         yield entry | {"error_message": escaped(message)}
     kept = ("entry_id", "logged_at", "event", *_OF_A_ROW, "http_status", "attempts")
@@ -155,7 +155,7 @@ def values_of_settlement(row: Row, event: Settlement, history: History, by: str,
 
 
 def values_of_outcome(row: Row, result: RefundResult, sent_subtotal: Decimal | None) -> Values:
-    """What an entry says of what became of a refund.
+    """What an entry says of what happened to a refund.
 
     :param sent_subtotal: What was sent of the order in all, this refund included.
     """

@@ -122,7 +122,7 @@ def decide(
 
 
 def _decide_doubt(row: Row, doubt: Entry, history: History, resend: AbstractSet[Outcome]) -> Decision:
-    """Decide on a refund of which nothing says what became of it when it was sent before."""
+    """Decide on a refund of which nothing says what happened to it when it was sent before."""
     if not doubt.is_about(row):
         return _conflict(row, doubt, history.newest, resend)
     return Send() if row.is_whole else _in_doubt(history)

@@ -26,7 +26,7 @@ class Kind(StrEnum):
     """The ledger does not know it, or Talkable shows or says that it does not have it."""
 
     UNSETTLED = "unsettled"
-    """The ledger knows it, and not what became of it; the next sync may settle it."""
+    """The ledger knows it, and not what happened to it; the next sync may settle it."""
 
     REFUSED = "refused"
     """It cannot be sent as it is, or Talkable has refused it."""

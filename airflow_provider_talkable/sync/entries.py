@@ -217,7 +217,7 @@ class History:
     """What the entries of one key result in.
 
     :param decisive: The newest that says what Talkable made of it.
-    :param doubts: Each run's ``submitted`` after it, if nothing says what became of that.
+    :param doubts: Each run's ``submitted`` after it, if nothing says what happened to that.
     :param noticed: The doubts of which another run has said that they are: the decisive entry is its notice.
     :param newest: The newest entry of all.
     :param unanswered: Each run's ``submitted`` after which that run itself has written nothing; it may be

@@ -1,4 +1,4 @@
-"""The ledger: an append-only table that says of every refund what became of it."""
+"""The ledger: an append-only table that says of every refund what happened to it."""
 
 from __future__ import annotations
 
@@ -297,7 +297,7 @@ class Ledger:
         after: str | None = None,
         sent_subtotal: Decimal | None = None,
     ) -> Values:
-        """The entry that says what became of it.
+        """The entry that says what happened to it.
 
         :param sent_subtotal: What was sent of the order in all, this refund included.
         :param after: The id of an entry that this one is about: it sorts right after that, and before

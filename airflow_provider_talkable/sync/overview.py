@@ -66,7 +66,7 @@ class Overview:
 def overview_of(ledger: Ledger, period: Period, *, limit: int) -> Overview:
     """Read how the refunds of a period stand.
 
-    A refund whose newest entry is later than the period is not among them, whatever had become of it
+    A refund whose newest entry is later than the period is not among them, whatever had happened to it
     in the period: its newest outcome is what counts.
 
     :param ledger: An opened ledger.

@@ -72,7 +72,7 @@ class ReconcileSummary:
     :param asked: Refunds that Talkable was asked about.
     :param unanswered: Those of them about which no answer came.
     :param unknown: Settled ones of which it is not known whether they are in order: the row has no
-        ``email``, or nothing tells which of the person's referrals is the order's, or what became of it.
+        ``email``, or nothing tells which of the person's referrals is the order's, or what happened to it.
     :param discrepancies: How many, by kind.
     :param rewards: The sum of what advocates of refunded orders were paid in money, by currency.
     :param other_rewards: How many rewards they were paid that are no money, by kind.

@@ -1,4 +1,4 @@
-"""What became of refunds, for the ledger and for the summary."""
+"""What happened to refunds, for the ledger and for the summary."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NOT_TRIED = (Outcome.THROTTLED, Outcome.ABORTED)
 
 
 class Records:
-    """Counts what becomes of each refund, and keeps its entry until the ledger has it.
+    """Counts what happens to each refund, and keeps its entry until the ledger has it.
 
     :param ledger: The ledger, opened.
     :param summary: What to count in.
@@ -91,7 +91,7 @@ class Records:
                 return
         if entry["attempts"]:
             raise LedgerError(
-                f"The ledger {self._ledger.name} cannot keep what became of a refund ({reason})"
+                f"The ledger {self._ledger.name} cannot keep what happened to a refund ({reason})"
             )
         self._keep_as_invalid(row_of(entry), reason)
 
@@ -165,7 +165,7 @@ class Records:
     def note(
         self, row: Row, outcome: Outcome, message: str, *, after: str | None = None, is_known: bool = False
     ) -> None:
-        """Note what becomes of a refund that is not sent.
+        """Note what happens to a refund that is not sent.
 
         :param after: The id of an entry that this is about.
         :param is_known: Whether it is what the ledger says already: then it is counted and not written.
@@ -176,7 +176,7 @@ class Records:
         self._count(row, result)
 
     def keep_all(self, answers: Sequence[tuple[Row, RefundResult]]) -> None:
-        """Note what became of refunds that were handed over."""
+        """Note what happened to refunds that were handed over."""
         orders = self._orders_of(answers)
         for row, result in answers:
             others = others_than(row, orders.get((row.site_slug, row.origin_slug), ()))
@@ -193,7 +193,7 @@ class Records:
         self._to_be_resumed.clear()
 
     def log_what_the_ledger_lacks(self) -> None:
-        """Without a ledger the log is the only place left to say what became of a refund."""
+        """Without a ledger the log is the only place left to say what happened to a refund."""
         for entry in self._unrecorded:
             log.error(
                 "Not in the ledger: site %s, refund_key %s, origin %s: %s",
@@ -222,7 +222,7 @@ class Records:
             raise
 
     def _keep(self, row: Row, result: RefundResult, others: Sequence[Taken]) -> None:
-        """Note what became of a refund that was handed over."""
+        """Note what happened to a refund that was handed over."""
         if result.error_message:
             result = replace(result, error_message=without_people(result.error_message))
         is_resumed = row.site_slug in self.resumed

@@ -279,7 +279,7 @@ class RefundSync:
         return self._not_handed_over, [entry for _, entry in kept]
 
     def _keep_all(self, answers: Sequence[tuple[Row, RefundResult]]) -> None:
-        """Note what became of refunds that were handed over."""
+        """Note what happened to refunds that were handed over."""
         for row, result in answers:
             self._intake.is_answered(row)
             if result.outcome is Outcome.THROTTLED and self._is_pausing and not self._ending:

@@ -28,7 +28,7 @@ class Sites:
         return self._doubtful[site_slug]
 
     def count(self, site_slug: str, outcome: str) -> None:
-        """Note what became of a refund."""
+        """Note what happened to a refund."""
         if outcome in (Outcome.REFUNDED, Outcome.ALREADY_REFUNDED, Outcome.NOT_COUNTED):
             self._taken.add(site_slug)
         elif outcome == Outcome.NOT_FOUND:

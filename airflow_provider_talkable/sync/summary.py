@@ -30,7 +30,7 @@ class Summary:
     :param rows: Rows that the query gave.
     :param duplicates: Rows that say again what another one says of the same refund.
     :param skipped: Refunds that an earlier run had settled: nothing was sent.
-    :param outcomes: What became of the others, by outcome. In a preview ``to_send`` stands for
+    :param outcomes: What happened to the others, by outcome. In a preview ``to_send`` stands for
         those that would be sent.
     :param sent: Refunds that Talkable was asked for and looked at.
     :param requests: HTTP requests for them, repeated and throttled ones included.
@@ -43,7 +43,7 @@ class Summary:
     :param referral_unknown: Refunds of whole orders of which Talkable did not say whether they were in time.
     :param counted_otherwise: Refunds after which Talkable counts another amount of the order as refunded
         than was sent in all.
-    :param voids: What became of voiding referrals, by outcome.
+    :param voids: What happened to voiding referrals, by outcome.
     :param late: The first twenty of those that ``rewarded`` counts.
     :param failures: The first twenty refunds that failed, with the reason.
     :param not_tried: How many were ``aborted`` or ``throttled``, by reason; nothing was sent for them.
@@ -55,7 +55,7 @@ class Summary:
         ``aborted``, and ``unconfirmed`` ones of earlier runs too.
     :param oldest_open: The earliest ``refunded_at`` of those.
     :param alerts: What the task's thresholds warn of, a sentence each.
-    :param sites: What became of each site's refunds; it is not pushed to XCom.
+    :param sites: What happened to each site's refunds; it is not pushed to XCom.
     :param ledger_created: Whether there was no ledger before: then none of the refunds was known.
     """
 
@@ -101,7 +101,7 @@ class Summary:
         return min((site.oldest_open for site in self.sites.values() if site.oldest_open), default=None)
 
     def site(self, site_slug: str) -> SiteTally:
-        """What became of a site's refunds."""
+        """What happened to a site's refunds."""
         return self.sites.setdefault(site_slug, SiteTally())
 
     def count(
@@ -116,12 +116,12 @@ class Summary:
         void_outcome: str | None = None,
         answered_at: datetime | None = None,
     ) -> None:
-        """Count what became of a refund.
+        """Count what happened to a refund.
 
         :param is_referred: Whether its referral is known.
         :param late: Whether it is late; ``None``: unknown.
         :param is_counted_otherwise: Whether Talkable counts another amount than was sent.
-        :param void_outcome: What became of voiding its referral, if that was tried.
+        :param void_outcome: What happened to voiding its referral, if that was tried.
         :param answered_at: When that was known; default: now.
         """
         self.outcomes[outcome] += 1

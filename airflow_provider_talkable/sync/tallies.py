@@ -1,4 +1,4 @@
-"""What became of one site's refunds, how late Talkable was notified, and what is open. No I/O."""
+"""What happened to one site's refunds, how late Talkable was notified, and what is open. No I/O."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MINUTE = timedelta(minutes=1)
 
 @dataclass(slots=True)
 class SiteTally:
-    """What became of one site's refunds in a sync.
+    """What happened to one site's refunds in a sync.
 
     :param outcomes: How many, by outcome.
     :param late: Refunds of whole orders whose advocate had been paid already.

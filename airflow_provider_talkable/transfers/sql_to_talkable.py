@@ -78,7 +78,7 @@ _ADVICE: dict[str, str] = {
 
 
 class SqlToTalkableRefundOperator(WarehouseOperator):
-    """Refunds what a query returns, and keeps in a ledger what became of each refund.
+    """Refunds what a query returns, and keeps in a ledger what happened to each refund.
 
     Run it again as often as you like: what the ledger says is settled is not sent again. Every refund
     the query returns ends in the ledger with an outcome; delivery is at least once for full
@@ -120,7 +120,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
     :param fetch_referral: Ask for the referral where Talkable answers a refund with the order alone: one
         more request for most refunds. With ``void_referral``: ask what was paid for those that are too late.
     :param void_referral: Void the referral of each whole refund that Talkable has, which answers with the
-        referral as well. Whatever becomes of it, the refund's outcome stays.
+        referral as well. Whatever happens to it, the refund's outcome stays.
     :param require_subtotal: A row without ``refund_subtotal`` is ``invalid``; default: it refunds the whole
         order. Set it where each refund has an amount, so that one that is missing does not refund more.
     :param preview: Send nothing and write nothing: report what would be sent.

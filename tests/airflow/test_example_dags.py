@@ -225,7 +225,7 @@ def test_a_refund_is_waited_for(airflow: Airflow, generation: str) -> None:
 
 @pytest.mark.skipif(AIRFLOW < (3, 1), reason="Airflow before 3.1 asks nobody; it has no such DAG, see below")
 def test_where_nothing_is_in_doubt_nobody_is_asked(airflow: Airflow) -> None:
-    """What is asked, and what becomes of the answers, is tested with a scheduler and an API server."""
+    """What is asked, and what happens to the answers, is tested with a scheduler and an API server."""
     airflow.run("example_talkable_sync")
     with closing(airflow.warehouse) as warehouse:
         before = warehouse.execute("SELECT count(*) FROM talkable_refund_ledger").fetchall()

@@ -1,4 +1,4 @@
-"""What later tries of a task do, whatever became of the task state store: run as Airflow runs it."""
+"""What later tries of a task do, whatever happened to the task state store: run as Airflow runs it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a refund whatever the network does, in each way of sending it.
+"""What happens to a refund whatever the network does, in each way of sending it.
 
 One rule: a refund is in doubt if and only if its request may have been read. Each cell says what the peer
 does; for a full and for a partial refund the outcome, the text and what the peer has read follow from that.

@@ -1,4 +1,4 @@
-"""No part of an order is sent twice by the tries of tasks, whatever becomes of what they remember."""
+"""No part of an order is sent twice by the tries of tasks, whatever happens to what they remember."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Refunded:
-    """A row of the query, and what becomes of it."""
+    """A row of the query, and what happens to it."""
 
     key: str
     order: str
