@@ -93,7 +93,7 @@ def with_latency(database: str, folder: str) -> list[str]:
     for latency in LATENCIES:
         rates: list[list[float]] = [[] for _ in ways]
         seconds = latency / 1000
-        with servers.sandbox("--latency", str(seconds), "--generation", "seed") as url:
+        with servers.sandbox("--latency", str(seconds)) as url:
             for _ in range(RUNS):
                 for named, of_way in zip(ways, rates, strict=True):
                     of_way.append(rate_of_unknown(named, url, seconds))
