@@ -45,9 +45,9 @@ def names_origin(answer: object) -> bool:
 
 def _slug_named(origin: JsonObject, slug: str) -> str | None:
     """The slug of the origin that an answer shows, as far as it names one."""
-    order_number, category, number = map(origin.get, ("order_number", "event_category", "event_number"))
-    if order_number is not None:
+    if (order_number := origin.get("order_number")) is not None:
         return str(order_number)
+    category, number = origin.get("event_category"), origin.get("event_number")
     if number is None:
         return None
     return f"{slug.partition(':')[0] if category is None else category}:{number}"

@@ -102,7 +102,10 @@ class Summary:
 
     def site(self, site_slug: str) -> SiteTally:
         """What happened to a site's refunds."""
-        return self.sites.setdefault(site_slug, SiteTally())
+        tally = self.sites.get(site_slug)
+        if tally is None:
+            tally = self.sites[site_slug] = SiteTally()
+        return tally
 
     def count(
         self,
