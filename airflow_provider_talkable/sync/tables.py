@@ -289,6 +289,12 @@ def _table(engine: Engine, what: str, name: str, schema: str | None, columns: Se
     dialect = engine.dialect
     key = [column.name for column in columns if column.primary_key]
     options: dict[str, Any] = {}
+    if dialect.name == "awsathena":
+        raise LedgerError(
+            f"Athena cannot keep the {what}: it makes no table without a location in S3, deletes no rows of "
+            "such a table, and reads 256 KiB of SQL at most; give ledger_conn_id a connection to another "
+            "database, PostgreSQL for instance"
+        )
     if dialect.name in _WITHOUT_KEYS:
         for column in columns:
             column.primary_key = False

@@ -55,7 +55,7 @@ DIALECTS = {
         "TEXT",
     ),
 }
-OF_WAREHOUSES = ("clickhousedb",)
+OF_WAREHOUSES = ("clickhousedb", "awsathena")
 
 
 def dialect_of(name: str) -> Dialect:
@@ -133,6 +133,12 @@ def test_clickhouse_is_asked_for_the_newest_entry_without_a_look_outside() -> No
     _, inside = asked.split(" IN (SELECT ")
     assert f"FROM `{NAME}` AS `later`" in inside
     assert f"`{NAME}`." not in inside
+
+
+def test_athena_keeps_no_ledger() -> None:
+    # Its dialect is loaded to know that this is still its name.
+    with pytest.raises(LedgerError, match="give ledger_conn_id a connection to another database"):
+        OwnTable(engine_of(dialect_of("awsathena")), "ledger", NAME, None, columns())
 
 
 def test_a_name_needs_no_quotes_where_small_letters_are_folded() -> None:
