@@ -9,17 +9,16 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Table, case, cast, func, literal, not_, select
-from sqlalchemy.engine import Connection
+from sqlalchemy import Table, case, cast, func, literal, select
+from sqlalchemy.engine import Connection, Dialect
 from sqlalchemy.sql import ColumnElement
 
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.sync.bounded_reads import CLOCKS_DIFFER, Visible, bounded, readable
-from airflow_provider_talkable.sync.column_types import amount_type
 from airflow_provider_talkable.sync.columns import exact, in_utc
 from airflow_provider_talkable.sync.entries import HAS_IT, OPEN
 from airflow_provider_talkable.sync.ledger import Ledger
-from airflow_provider_talkable.sync.overview import facts_of_a_reward, is_late_by
+from airflow_provider_talkable.sync.overview import facts_of_a_reward, is_last, is_late_by
 
 SAMPLE = 2000
 """How many refunds the delays are taken from."""
@@ -143,7 +142,7 @@ def _count(
     entry = table.columns
     facts = facts_of_a_reward(ledger)
     # Where the column is missing, its NULL needs a type to be summed.
-    amount = cast(ledger.column("reward_amount"), amount_type()).label("amount")
+    amount = cast(ledger.column("reward_amount"), entry.reward_amount.type).label("amount")
     # Inside, so that all databases group by names; of a missing column too.
     each = (
         select(
@@ -154,7 +153,7 @@ def _count(
             amount,
             entry.logged_at,
         )
-        .where(*_is_newest(table, beginnings[0]), visible.condition(table))
+        .where(*_is_newest(table, beginnings[0], connection.dialect), visible.condition(table))
         .subquery()
     )
     by = [each.columns[name] for name in ("day", "site", "event", *(fact.name for fact in facts))]
@@ -221,20 +220,11 @@ def _last(
     return None if row is None else readable(zip(names, row, strict=True))
 
 
-def _is_newest(table: Table, since: datetime) -> Iterator[ColumnElement[bool]]:
+def _is_newest(table: Table, since: datetime, dialect: Dialect) -> Iterator[ColumnElement[bool]]:
     """That an entry is its refund's newest; later ones are looked for only where they can be."""
-    entry, later = table.columns, table.alias("later").columns
-    yield entry.logged_at >= since
-    yield not_(
-        select(later.entry_id)
-        .where(
-            later.site_slug == entry.site_slug,
-            later.refund_key == entry.refund_key,
-            later.entry_id > entry.entry_id,
-            later.logged_at >= since - CLOCKS_DIFFER,
-        )
-        .exists()
-    )
+    later = table.alias("later")
+    yield table.columns.logged_at >= since
+    yield is_last(table, later, dialect, later.columns.logged_at >= since - CLOCKS_DIFFER)
 
 
 def _monday(day: date) -> date:

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import TIMESTAMP, DateTime, Float, LargeBinary, Numeric, String, Text, and_, cast
+from sqlalchemy import (
+    TIMESTAMP,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    LargeBinary,
+    Numeric,
+    String,
+    Text,
+    and_,
+    cast,
+)
 from sqlalchemy.dialects import mssql, mysql, oracle
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import ColumnElement
@@ -13,9 +26,10 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 if TYPE_CHECKING:
     _OfTexts = TypeDecorator[str]
+    _OfMoments = TypeDecorator[datetime]
 else:
     # SQLAlchemy 1.4 takes no parameter there.
-    _OfTexts = TypeDecorator
+    _OfTexts = _OfMoments = TypeDecorator
 
 _BYTES = 4  # in UTF-8, at most, for one character
 _LONGEST_IN_REDSHIFT = 65_535  # bytes
@@ -88,6 +102,50 @@ def amount_type() -> Numeric[Any]:
     """An amount of money, to four decimals."""
     # SQLite has no decimals; four of them survive a float.
     return Numeric(15, 4).with_variant(Float(), "sqlite")
+
+
+def type_in_clickhouse(column: Column[Any]) -> TypeEngine[Any]:
+    """The type that a column has in ClickHouse, where the type says whether there may be nothing in it."""
+    from clickhouse_connect.cc_sqlalchemy import types  # loaded by the dialect
+
+    # SQLAlchemy 1.4 wraps a type that has variants.
+    match getattr(column.type, "impl", column.type):
+        case String():
+            own = types.String()
+        case DateTime():
+            return _MomentInClickHouse(nullable=bool(column.nullable))
+        case Numeric(precision=int(precision), scale=int(scale)):
+            own = types.Decimal(precision, scale)
+        case Boolean():
+            own = types.Bool()
+        case _:
+            own = types.Int32()
+    result: TypeEngine[Any] = types.Nullable(own) if column.nullable else own
+    return result
+
+
+class _MomentInClickHouse(_OfMoments):
+    """A moment to the microsecond, in UTC whatever the server's time zone is.
+
+    :param nullable: Whether there may be none.
+    """
+
+    impl = DateTime
+    cache_ok = True
+
+    def __init__(self, *, nullable: bool) -> None:
+        super().__init__()
+        self.nullable = nullable
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        from clickhouse_connect.cc_sqlalchemy import types
+
+        own = types.DateTime64(6, "UTC")
+        return dialect.type_descriptor(types.Nullable(own) if self.nullable else own)
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:  # noqa: ARG002
+        # The driver would write it in the server's time zone, and the server would read that as UTC.
+        return None if value is None else f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
 
 
 def are_same(left: ColumnElement[str], right: ColumnElement[str], dialect: Dialect) -> ColumnElement[bool]:

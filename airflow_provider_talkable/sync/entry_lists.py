@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Table, and_, func, not_, or_, select
+from sqlalchemy import Table, and_, func, or_, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql import ColumnElement
 
@@ -17,7 +17,7 @@ from airflow_provider_talkable.sync.bounded_reads import CLOCKS_DIFFER, Visible,
 from airflow_provider_talkable.sync.columns import OF_OUTCOMES, Key
 from airflow_provider_talkable.sync.entries import HAS_IT, SUBMITTED
 from airflow_provider_talkable.sync.ledger import Ledger
-from airflow_provider_talkable.sync.overview import facts_of_a_reward, is_late_by
+from airflow_provider_talkable.sync.overview import facts_of_a_reward, is_last, is_late_by
 
 HISTORY = 500
 """How many entries of a search are shown."""
@@ -78,19 +78,10 @@ def entries_of_task(
     """
 
     def read(connection: Connection, table: Table) -> list[dict[str, Any]]:
-        entry, later = table.columns, table.alias("later").columns
+        entry, later = table.columns, table.alias("later")
         conditions = [
             *_of_task(entry, task),
-            not_(
-                select(later.entry_id)
-                .where(
-                    later.site_slug == entry.site_slug,
-                    later.refund_key == entry.refund_key,
-                    later.entry_id > entry.entry_id,
-                    *_of_task(later, task),
-                )
-                .exists()
-            ),
+            is_last(table, later, connection.dialect, *_of_task(later.columns, task)),
         ]
         facts = facts_of_a_reward(ledger)
         if is_late:

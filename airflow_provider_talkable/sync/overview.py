@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from operator import eq
 from typing import Any
 
-from sqlalchemy import Table, and_, case, func, not_, or_, select
+from sqlalchemy import Table, and_, case, func, not_, or_, select, tuple_
 from sqlalchemy.engine import Connection, Dialect
-from sqlalchemy.sql import ColumnElement
+from sqlalchemy.sql import ColumnElement, FromClause
 from sqlalchemy.sql.elements import Label, Null
 
 from airflow_provider_talkable.protocol.rewards import is_late
@@ -131,22 +133,45 @@ def is_late_by(
 
 def is_newest(table: Table, period: Period, dialect: Dialect) -> Iterator[ColumnElement[bool]]:
     """The conditions that an entry is the newest of its refund, and lies in the period."""
-    entry, later = table.columns, table.alias("later").columns
-    yield not_(
-        select(later.entry_id)
-        .where(
-            are_same(later.site_slug, entry.site_slug, dialect),
-            are_same(later.refund_key, entry.refund_key, dialect),
-            later.entry_id > entry.entry_id,
-        )
-        .exists()
-    )
+    entry = table.columns
+    yield is_last(table, table.alias("later"), dialect, same=partial(are_same, dialect=dialect))
     if period.site_slug is not None:
         yield entry.site_slug == period.site_slug
     if period.since:
         yield entry.logged_at >= period.since.astimezone(UTC)
     if period.until:
         yield entry.logged_at < period.until.astimezone(UTC)
+
+
+def is_last(
+    table: Table,
+    later: FromClause,
+    dialect: Dialect,
+    *among: ColumnElement[bool],
+    same: Callable[[ColumnElement[str], ColumnElement[str]], ColumnElement[bool]] = eq,
+) -> ColumnElement[bool]:
+    """The condition that an entry is the last of its refund.
+
+    :param later: The table by another name.
+    :param among: The conditions on ``later`` of those that count; default: all.
+    :param same: The condition that two texts are the same.
+    """
+    entry, other = table.columns, later.columns
+    if dialect.name == "clickhousedb":
+        # In a subquery it takes the table's own name for the other one, and compares an entry with itself.
+        key = (other.site_slug, other.refund_key)
+        last = select(*key, func.max(other.entry_id)).where(*among).group_by(*key)
+        return tuple_(entry.site_slug, entry.refund_key, entry.entry_id).in_(last)
+    return not_(
+        select(other.entry_id)
+        .where(
+            same(other.site_slug, entry.site_slug),
+            same(other.refund_key, entry.refund_key),
+            other.entry_id > entry.entry_id,
+            *among,
+        )
+        .exists()
+    )
 
 
 def _failure(row: Any) -> dict[str, Any]:

@@ -16,13 +16,22 @@ _STATEMENTS_IN_DOUBT = 3
 MOST_PARTS = 6
 """How many partial refunds may be in doubt at most, in multiples of ``max_in_flight``."""
 
-# What a statement takes, as each vendor documents it. Oracle counts what one list has.
-_MOST_PARAMETERS = {"databricks": 255, "mssql": 2_000, "oracle": 1_000, "bigquery": 10_000}
+# What a statement takes, as each vendor documents it. Oracle counts what one list has; ClickHouse counts
+# bytes, 256 KiB: so many of the longest keys.
+_MOST_PARAMETERS = {
+    "databricks": 255,
+    "mssql": 2_000,
+    "oracle": 1_000,
+    "bigquery": 10_000,
+    "clickhousedb": 500,
+}
 _MOST_PARAMETERS_ELSEWHERE = 30_000
 # What a look-up has besides the keys or orders that it asks for: its site, its task, events.
 _BESIDES = 12
 # So many rows of one VALUES SQL Server takes.
 _MOST_ROWS = 1_000
+# What comes after VALUES is not counted.
+_COUNTS_NO_ROWS = ("clickhousedb",)
 
 
 class LookUpSize:
@@ -60,6 +69,8 @@ def _most_in_a_list(dialect: str) -> int:
 
 def most_rows(dialect: str, columns: int) -> int:
     """How many rows an INSERT takes that has a parameter for each value."""
+    if dialect in _COUNTS_NO_ROWS:
+        return _MOST_ROWS
     return max(1, min(_MOST_ROWS, most_parameters(dialect) // columns))
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.sql.elements import TextClause
 from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
 from airflow_provider_talkable.protocol.errors import LedgerError, LedgerLost, LedgerValueError
+from airflow_provider_talkable.sync.column_types import type_in_clickhouse
 from airflow_provider_talkable.sync.database_errors import (
     is_gone,
     is_missing_table,
@@ -288,6 +289,12 @@ def _table(engine: Engine, what: str, name: str, schema: str | None, columns: Se
     dialect = engine.dialect
     key = [column.name for column in columns if column.primary_key]
     options: dict[str, Any] = {}
+    if dialect.name == "awsathena":
+        raise LedgerError(
+            f"Athena cannot keep the {what}: it makes no table without a location in S3, deletes no rows of "
+            "such a table, and reads 256 KiB of SQL at most; give ledger_conn_id a connection to another "
+            "database, PostgreSQL for instance"
+        )
     if dialect.name in _WITHOUT_KEYS:
         for column in columns:
             column.primary_key = False
@@ -298,6 +305,12 @@ def _table(engine: Engine, what: str, name: str, schema: str | None, columns: Se
                 f"of the dataset that the {what} lies in"
             )
         options["bigquery_clustering_fields"] = key[:2] or None
+    if dialect.name == "clickhousedb":
+        from clickhouse_connect.cc_sqlalchemy.engines import MergeTree  # loaded by the dialect
+
+        for column in columns:
+            column.type = type_in_clickhouse(column)
+        options["clickhousedb_engine"] = MergeTree(order_by=key or "tuple()")
     if dialect.name in ("mysql", "mariadb"):
         own = {"engine": "InnoDB", "charset": "utf8mb4", "row_format": "DYNAMIC"}
         options = {f"{dialect.name}_{option}": value for option, value in own.items()}

@@ -55,6 +55,7 @@ DIALECTS = {
     "mariadb": Dialect("VARCHAR(200) CHARACTER SET utf8mb4 COLLATE utf8mb4_nopad_bin", "DATETIME(3)", "'{}'"),
     "duckdb": Dialect(commits=False),
     "snowflake": Dialect(moment="TIMESTAMP_TZ"),
+    "clickhouse": Dialect("Nullable(String)", "DateTime64(3, 'UTC')", "'{}'", commits=False),
     "bigquery": Dialect("STRING", "TIMESTAMP", "TIMESTAMP '{}+00:00'", "shop.refunds", "shop"),
 }
 
@@ -87,6 +88,14 @@ def postgres_connection(making: Making, postgres: URL) -> str:
 def duckdb_connection(making: Making, tmp_path: Path) -> str:
     pytest.importorskip("duckdb_engine", reason=ELSEWHERE)
     return making({"conn_type": "duckdb", "host": str(tmp_path / "warehouse.duckdb")})
+
+
+@pytest.fixture
+def clickhouse(tmp_path: Path) -> URL:
+    """A ClickHouse in the process."""
+    for package in ("chdb", "clickhouse_connect"):
+        pytest.importorskip(package, reason=ELSEWHERE)
+    return URL.create("clickhousedb", query={"interface": "chdb", "path": str(tmp_path / "clickhouse")})
 
 
 @pytest.fixture
@@ -236,6 +245,10 @@ def shop(
             # Its provider needs a compiler; the driver is what `pip` alone installs.
             engine = engines(request.getfixturevalue("mariadb"))
             connect: Callable[[], Any] = partial(connect_of(engine), init_command="SET time_zone = '+00:00'")
+        elif kind == "clickhouse":
+            # Its provider connects to servers only.
+            engine = engines(request.getfixturevalue("clickhouse"))
+            connect = connect_of(engine)
         else:
             conn_id = request.getfixturevalue(f"{kind}_connection")
             engine, connect = databases.engine_of(conn_id, opened), databases.connect_of(conn_id)
