@@ -230,12 +230,14 @@ def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
     home = Path(tempfile.mkdtemp(prefix="talkable-my-"))
     user = ["--user=root"] if os.geteuid() == 0 else []
     options = ["--no-defaults", f"--datadir={home / 'data'}", *user]
-    subprocess.run(
+    made = subprocess.run(
         [install, *options, "--auth-root-authentication-method=normal", "--skip-test-db"],
         capture_output=True,
-        check=True,
+        text=True,
+        check=False,
         timeout=120,
     )
+    assert made.returncode == 0, made.stdout + made.stderr
     socket = home / "socket"
     command = [
         serve,
