@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from airflow_provider_talkable.client.concurrent import GRACE, Sender
 from airflow_provider_talkable.client.config import ClientConfig
+from airflow_provider_talkable.client.lanes import Lane
 from airflow_provider_talkable.client.operations import RefundOperation
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.client.retries import RetryPolicy
@@ -125,6 +126,7 @@ class RefundSync:
             lambda parts: longest_sending(config.timeout, policy, pace, waiting=parts),
         )
         self._stop_asked: TalkableError | None = None
+        self._closed: Mapping[str, Lane] = {}
         self._ending: TalkableError | None = None
         self._ended_at: float | None = None
         self._not_handed_over: list[Row] = []
@@ -202,6 +204,8 @@ class RefundSync:
             self._keep_all(self._sender.take(until=until, timeout=timeout))
 
     def _look_for_reasons_to_stop(self) -> None:
+        # Looked at once in a turn: a site that pauses leaves no row to what ends its lane meanwhile.
+        self._closed = self._sender.client.lanes.closed
         if self._ended_at:
             if time.monotonic() > self._ended_at + GRACE:
                 self._sender.cancel()
@@ -213,8 +217,9 @@ class RefundSync:
             log.error("The sync stops: %s", reason.args[0])
             self._begin_to_end(reason)
         elif self._is_pausing and not self.paused_site:
-            for site in client.exhausted_sites:
-                self._pause(site)
+            for site, lane in self._closed.items():
+                if lane.is_out_of_patience:
+                    self._pause(site)
             if client.outage and client.outage.seconds is not None:
                 self._pause_all()
 
@@ -248,7 +253,7 @@ class RefundSync:
             self._log_what_the_ledger_lacks()
 
     def _next_batch(self, size: int) -> list[Row]:
-        return self._intake.next_batch(size, ending=self._ending, closed=self._sender.client.lanes.closed)
+        return self._intake.next_batch(size, ending=self._ending, closed=self._closed)
 
     def _hand_over(self, batch: list[Row]) -> None:
         """Write what has an outcome and what is about to be sent, then send that."""

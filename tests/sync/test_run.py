@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from airflow_provider_talkable import LedgerLost
@@ -636,6 +637,27 @@ def test_a_pause_for_throttling_is_resumed_with_the_same_summary(shop: Shop) -> 
     assert (summary.referred, summary.rewarded) == (41, 1)
     assert summary.requests == len(shop.sent)
     assert {f["refund_key"] for f in summary.failures} == {"unknown", "bad"}
+
+
+def test_rows_are_left_to_a_pause_that_is_due_while_the_ledger_is_asked(shop: Shop) -> None:
+    shop.order(*(f"order-{n}" for n in range(600)))
+    shop.refund(*(f"order-{n}" for n in range(600)))
+    looked_up = threading.Event()
+
+    def throttle(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("SELECT") and shop.sent and not looked_up.is_set():
+            looked_up.set()
+            shop.sandbox.dials.next(*[Canned(429, headers={"Retry-After": "60"})] * 600)
+            while len(shop.sandbox.dials._next) == 600:
+                time.sleep(0.01)
+            time.sleep(0.5)
+
+    event.listen(shop.engine, "before_cursor_execute", throttle)
+    rules: dict[str, Any] = {"pause_when_throttled": True, "policy": RetryPolicy(throttle_patience=1)}
+    summary = shop.sync(pace=Pace(max_in_flight=4, initial_rate=None), **rules)
+    assert looked_up.is_set()
+    assert shop.syncs[-1].paused_site == "my-store"
+    assert summary.outcomes.keys() == {"refunded"}
 
 
 def test_a_lone_refund_that_is_throttled_pauses_the_run(shop: Shop) -> None:
