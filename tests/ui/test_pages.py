@@ -152,7 +152,7 @@ def test_a_sync_from_the_trigger_form_to_the_log(page: Page, deployment: Deploym
     log = page.get_by_role("code").first
     expect(log).to_contain_text("The query returned 40 rows, 40 refunds")
     expect(log).to_contain_text("Refunds: 38 refunded, 2 not_found; 0 settled before")
-    expect(log).to_contain_text("Too late, the advocate had been paid: 3 of 38 referred orders")
+    expect(log).to_contain_text("Too late, the advocate had been paid: 3 of 33 referred orders")
     screenshot(page, "sync", height=600)
     held = talkable.snapshot()["my-store"]
     assert {slug for slug, origin in held.items() if origin["times_refunded"]} == {
@@ -168,7 +168,8 @@ def test_a_sync_from_the_trigger_form_to_the_log(page: Page, deployment: Deploym
     page.get_by_role("button", name="Expand all extra JSON").click()
     for key in ("summary", "return_value"):
         cell = page.get_by_role("cell", name=key, exact=True)
-        expect(page.get_by_role("row").filter(has=cell)).to_contain_text('"not_found"')
+        # PostgreSQL keeps a document's shortest names first, and the first lines are shown.
+        expect(page.get_by_role("row").filter(has=cell)).to_contain_text('"origin_slug": "december-3"')
 
     for slug in MISSING:
         talkable.create_purchase("my-store", {"order_number": slug, "subtotal": 100})
