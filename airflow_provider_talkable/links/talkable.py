@@ -28,6 +28,7 @@ class _PushedLink(BaseOperatorLink):
         return XCom.get_value(ti_key=ti_key, key=self.xcom_key) or ""
 
     def _push(self, context: Context, url: str) -> None:
+        # Also where there is none: Airflow logs an error for an XCom that is missing.
         context["ti"].xcom_push(key=self.xcom_key, value=url)
 
 
@@ -41,9 +42,9 @@ class TalkableSiteLink(_PushedLink):
 
         :param site_slug: The Talkable site id; without one there is no link.
         """
-        if site_slug:
-            # As Talkable's integration guides write it.
-            self._push(context, f"https://admin.talkable.com/sites/{quote(site_slug, safe='')}")
+        # As Talkable's integration guides write it.
+        page = site_slug and f"https://admin.talkable.com/sites/{quote(site_slug, safe='')}"
+        self._push(context, page or "")
 
 
 class TalkableLedgerLink(_PushedLink):
@@ -51,13 +52,14 @@ class TalkableLedgerLink(_PushedLink):
 
     name = "Ledger query"
 
-    def push(self, context: Context, query: str) -> None:
+    def push(self, context: Context, query: str | None) -> None:
         """Push the statement under the key ``ledger_query``, and the link to where it is shown.
 
-        :param query: The statement, in the SQL of the ledger's database.
+        :param query: The statement, in the SQL of the ledger's database; without one there is no link.
         """
-        context["ti"].xcom_push(key="ledger_query", value=query)
-        self._push(context, _xcom_page(context["ti"]))
+        if query:
+            context["ti"].xcom_push(key="ledger_query", value=query)
+        self._push(context, _xcom_page(context["ti"]) if query else "")
 
 
 def _xcom_page(ti: Any) -> str:

@@ -173,6 +173,8 @@ class TalkableRefundOperator(TextTemplateOperator):
         rows = rows_given(self.origin_slug, self.refunds, self._details)
         self._is_list = isinstance(rows, list)
         rows = rows if self._is_list else [rows]
+        if state:
+            TalkableLedgerLink().push(context, None)
         with ExitStack() as opened:
             self._batch = batch = (
                 self._through_task_state(rows, hook, state, supervision)
@@ -180,8 +182,8 @@ class TalkableRefundOperator(TextTemplateOperator):
                 else self._through_ledger(rows, hook, context, supervision, opened)
             )
             self._sites = batch.sites
+            TalkableSiteLink().push(context, next(iter(self._sites), None))
             if self._sites:
-                TalkableSiteLink().push(context, self._sites[0])
                 self._base_url = hook.get_conn().config.base_url
             if self._is_killed:
                 self.on_kill()

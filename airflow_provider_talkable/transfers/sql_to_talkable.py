@@ -255,8 +255,7 @@ class SqlToTalkableRefundOperator(WarehouseOperator):
         with ExitStack() as opened:
             ledger = self._ledger(self._ledgers(opened), context, writer)
             ledger.open(create=not is_preview)
-            if not is_preview:
-                TalkableLedgerLink().push(context, ledger.query)
+            TalkableLedgerLink().push(context, None if is_preview else ledger.query)
             snapshot = opened.enter_context(Snapshot())
             snapshot.fill(self._rows(hook.site_slug, require_subtotal=self.require_subtotal))
             log.info("The query returned %d rows, %d refunds", snapshot.rows, snapshot.refunds)

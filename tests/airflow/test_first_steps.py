@@ -140,7 +140,9 @@ def test_the_quickstart(tmp_path: Path, free_port: int) -> None:
             assert line
         settings = block("docs/quickstart.md", "console", "source")
         run = settings + block("docs/quickstart.md", "console", "db migrate")
-        assert_shown(block("docs/quickstart.md", "text", "Preview"), typed(tmp_path, run))
+        shown = typed(tmp_path, run)
+        assert_shown(block("docs/quickstart.md", "text", "Preview"), shown)
+        assert not re.search(r"\[error|ERROR", shown)
         dag = tmp_path / "dags" / "example_talkable_first_sync.py"
         dag.write_text(re.sub(r"\n.*preview=True.*", "", dag.read_text()))
         assert_shown(block("docs/quickstart.md", "text", "139 refunded"), typed(tmp_path, run))

@@ -41,11 +41,13 @@ def test_a_site_is_one_segment_of_the_path(site_slug: str, path: str) -> None:
     assert ti.links == {"TalkableSiteLink": f"https://admin.talkable.com/sites/{path}"}
 
 
-def test_without_a_site_there_is_no_link() -> None:
+def test_without_a_site_or_a_ledger_there_is_no_link() -> None:
     ti = TaskInstance()
     context: Any = {"ti": ti}
     TalkableSiteLink().push(context, None)
-    assert ti.links == {}
+    TalkableLedgerLink().push(context, None)
+    assert ti.links == {"TalkableSiteLink": "", "TalkableLedgerLink": ""}
+    assert ti.xcom == {}
 
 
 @pytest.mark.parametrize("map_index", [-1, 3])
