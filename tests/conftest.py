@@ -229,7 +229,8 @@ def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callabl
         pytest.skip("no mariadb-server on this system")
     home = Path(tempfile.mkdtemp(prefix="talkable-my-"))
     user = ["--user=root"] if os.geteuid() == 0 else []
-    options = ["--no-defaults", f"--datadir={home / 'data'}", *user]
+    # Each has its own folder for temporary tables: a server that starts removes all that it finds.
+    options = ["--no-defaults", f"--datadir={home / 'data'}", f"--tmpdir={home}", *user]
     made = subprocess.run(
         [install, *options, "--auth-root-authentication-method=normal", "--skip-test-db"],
         capture_output=True,
