@@ -109,7 +109,7 @@ def test_what_a_user_may_see_takes_no_parameters(name: str) -> None:
     seen = table.select().where(Visible(frozenset(f"dag.{n}" for n in range(1200))).condition(table))
     compiled = seen.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
     assert "'dag.1199'" in compiled.string
-    assert not compiled.params
+    assert "param_" not in compiled.string
 
 
 def test_clickhouse_sorts_by_the_key_and_lets_other_columns_be_empty() -> None:
