@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
@@ -89,9 +88,11 @@ def test_the_grammar_has_what_is_asked(name: str) -> None:
     own = OwnTable(engine_of(dialect), "ledger", NAME, None, columns())
     table = own.table
     made = parsed(CreateTable(table), dialect, grammar)
-    assert re.search(rf"\brefund_key`? {re.escape(key)}[ ,]", made)
-    assert re.search(rf"\blogged_at`? {re.escape(moment)}[ ,]", made)
-    assert re.search(rf"\borigin_slug`? {re.escape(text)}[ ,]", made)
+    # ClickHouse's types say themselves that there is no NULL.
+    quote, end = ("`", ",") if name == "clickhousedb" else ("", " ")
+    assert f"refund_key{quote} {key}{end}" in made
+    assert f"logged_at{quote} {moment}{end}" in made
+    assert f"origin_slug{quote} {text}" in made
     assert ("PRIMARY KEY" in made) is (name not in ("databricks", "trino", "clickhousedb"))
     parsed(table.select().where(*is_newest(table, Period("my-store"), dialect)), dialect, grammar)
     parsed(table.select().where(table.columns.refund_key.in_(["a'b", "c"])), dialect, grammar)

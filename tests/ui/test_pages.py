@@ -12,6 +12,7 @@ pytest.importorskip("playwright.sync_api", reason="Playwright is in the developm
 from playwright.sync_api import Locator, Page, expect
 
 from tests.airflow.deployment import Deployment
+from tests.airflow.metadata import xcom
 from tests.conftest import KEY
 from tests.ui.conftest import MISSING
 from tests.ui.pages import WRONG_KEY, Form, screenshot
@@ -168,6 +169,8 @@ def test_a_sync_from_the_trigger_form_to_the_log(page: Page, deployment: Deploym
     page.get_by_role("button", name="Expand all extra JSON").click()
     for key in ("summary", "return_value"):
         cell = page.get_by_role("cell", name=key, exact=True)
+        (summary,) = xcom(deployment.metadata, key, dag_id="example_talkable_sync_backfill")
+        assert summary["outcomes"]["not_found"] == 2
         # PostgreSQL keeps a document's shortest names first, and the first lines are shown.
         expect(page.get_by_role("row").filter(has=cell)).to_contain_text('"origin_slug": "december-3"')
 
