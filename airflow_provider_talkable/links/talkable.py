@@ -43,8 +43,8 @@ class TalkableSiteLink(_PushedLink):
         :param site_slug: The Talkable site id; without one there is no link.
         """
         # As Talkable's integration guides write it.
-        page = site_slug and f"https://admin.talkable.com/sites/{quote(site_slug, safe='')}"
-        self._push(context, page or "")
+        page = f"https://admin.talkable.com/sites/{quote(site_slug, safe='')}" if site_slug else ""
+        self._push(context, page)
 
 
 class TalkableLedgerLink(_PushedLink):

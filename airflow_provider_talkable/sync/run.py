@@ -204,7 +204,7 @@ class RefundSync:
             self._keep_all(self._sender.take(until=until, timeout=timeout))
 
     def _look_for_reasons_to_stop(self) -> None:
-        # Looked at once in a turn: a site that pauses leaves no row to what ends its lane meanwhile.
+        # Once in a turn: rows of a lane that closes between two looks would count, though its site pauses.
         self._closed = self._sender.client.lanes.closed
         if self._ended_at:
             if time.monotonic() > self._ended_at + GRACE:
