@@ -9,9 +9,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import engines, postgres, postgres_server, postgres_shop, sandboxes, shop, sqlite
+from tests.conftest import (
+    engines,
+    postgres,
+    postgres_server,
+    postgres_shop,
+    sandboxes,
+    shared_folder,
+    shop,
+    sqlite,
+)
 
-__all__ = ["engines", "postgres", "postgres_server", "postgres_shop", "sandboxes", "shop", "sqlite"]
+__all__ = [
+    "engines",
+    "postgres",
+    "postgres_server",
+    "postgres_shop",
+    "sandboxes",
+    "shared_folder",
+    "shop",
+    "sqlite",
+]
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 REQUESTS = pytest.StashKey[dict[tuple[str, str], dict[str, set[str]]]]()

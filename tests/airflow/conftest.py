@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from airflow_provider_talkable.sandbox import Sandbox
 from tests.airflow import commands
 from tests.airflow.metadata import task_instances, xcom
 from tests.conftest import KEY, Sandboxes
+from tests.servers import locked
 
 if TYPE_CHECKING:
     from tests.airflow.deployment import Deployment
@@ -114,8 +114,7 @@ def migrated(shared_folder: Path) -> Path:
     home = shared_folder / "migrated"
     made = home / "airflow.db"
     # Whoever comes first makes it.
-    with (shared_folder / "migrated.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(shared_folder, "migrated"):
         if not home.exists():
             home.mkdir()
             environment = {**os.environ, "AIRFLOW_HOME": str(home)}

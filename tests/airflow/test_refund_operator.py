@@ -27,7 +27,7 @@ from airflow_provider_talkable.operators.refund import TalkableRefundOperator
 from airflow_provider_talkable.sandbox import Canned, Reset, Sandbox, Truncated
 from airflow_provider_talkable.sandbox.talkable import Generation
 from tests.airflow.task import HAS_STORE, LOSSES, Store, TaskInstance, needs_store
-from tests.conftest import KEY, Sandboxes
+from tests.conftest import KEY, Sandboxes, sized
 
 Connect = Callable[..., str]
 
@@ -589,19 +589,21 @@ def test_fields_are_kept_as_given_until_they_are_rendered() -> None:
 @pytest.mark.takes_long
 def test_every_generation_gives_the_same_xcom(sandboxes: Sandboxes, connect: Connect) -> None:
     pushed = []
+    count = sized(500)
+    known = count * 9 // 10
     for generation in Generation:
         sandbox = sandboxes(generation=generation)
         sandbox.talkable.now = lambda: datetime(2026, 1, 10, tzinfo=UTC)
-        for number in range(450):
+        for number in range(known):
             late = {"status": "approved", "ad_rewarded": True}
             referral: Any = late if number % 7 == 0 else None if number % 11 == 0 else {}
             order = {"order_number": str(number), "referral": referral}
             sandbox.talkable.create_purchase("my-store", order)
         connect(sandbox)
-        refunds = [{"order_number": n, "refund_subtotal": None if n % 3 else 1} for n in range(500)]
+        refunds = [{"order_number": n, "refund_subtotal": None if n % 3 else 1} for n in range(count)]
         results = run(refunds=refunds, ignore=LOSSES, fetch_referral=True)
         if generation is not Generation.SEED:
-            assert all(bool(result["origin"]) is (number < 450) for number, result in enumerate(results))
+            assert all(bool(result["origin"]) is (number < known) for number, result in enumerate(results))
         for result in results:
             # What one generation or another does not know of.
             result["origin"] = None
@@ -614,7 +616,7 @@ def test_every_generation_gives_the_same_xcom(sandboxes: Sandboxes, connect: Con
     first, *others = pushed
     assert others == [first, first]
     assert sum(result["referral"] is not None for result in first) == sum(
-        1 for n in range(450) if n % 7 == 0 or n % 11
+        1 for n in range(known) if n % 7 == 0 or n % 11
     )
 
 

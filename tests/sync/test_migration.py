@@ -19,9 +19,9 @@ from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.overview import Period, overview_of
 from airflow_provider_talkable.sync.reconcile import Report
 from airflow_provider_talkable.sync.rows import Row
+from tests.conftest import sized
 from tests.shop import Shop
 
-ENTRIES = 100_000
 WHEN = datetime(2026, 1, 2, tzinfo=UTC)
 # As made by the code that knew no more columns, in each database's own words.
 OLD_LEDGER = """
@@ -91,7 +91,7 @@ def entries(count: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def make_old(engine: Engine, count: int = ENTRIES) -> None:
+def make_old(engine: Engine, count: int) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql(OLD_LEDGER.format(**TYPES[engine.dialect.name]))
         # Many in each statement: a statement for each takes four times as long.
@@ -103,17 +103,18 @@ def columns_of(engine: Engine, table: str) -> set[str]:
 
 
 def test_a_ledger_of_100_000_entries_is_migrated_and_read_right(engine: Engine, sandbox: Sandbox) -> None:
-    make_old(engine)
+    count = sized(100_000)
+    make_old(engine, count)
     ledger = Ledger(engine)
     ledger.open()
     assert columns_of(engine, "talkable_refund_ledger") == {column.name for column in ledger._table.columns}
     indexes = inspect(engine).get_indexes("talkable_refund_ledger")
     assert sorted(index["column_names"] for index in indexes) == [["logged_at"], ["origin_slug"]]
     overview = overview_of(ledger, Period(), limit=0)
-    assert overview.refunds == ENTRIES
-    assert overview.events["refunded"] == 6 * ENTRIES // 10
+    assert overview.refunds == count
+    assert overview.events["refunded"] == 6 * count // 10
     # Only the first of the ten kinds was paid and whole; a reward of a pending referral is not paid.
-    assert overview.rewarded == ENTRIES // 10
+    assert overview.rewarded == count // 10
     rows = [Row("my-store", f"r{n}", f"order-{n}") for n in range(10)]
     histories = ledger.histories(rows)
     late = [histories["my-store", f"r{n}"].decisive for n in range(7)]
@@ -239,7 +240,7 @@ def plans(engine: Engine) -> list[str]:
 
 
 def test_orders_are_looked_up_by_the_index(engine: Engine) -> None:
-    make_old(engine, ENTRIES // 10)
+    make_old(engine, 10_000)
     ledger = Ledger(engine)
     ledger.open()
     asked = plans(engine)
@@ -248,7 +249,7 @@ def test_orders_are_looked_up_by_the_index(engine: Engine) -> None:
 
 
 def test_a_period_is_looked_up_by_the_index(engine: Engine) -> None:
-    make_old(engine, ENTRIES // 10)
+    make_old(engine, 10_000)
     ledger = Ledger(engine)
     ledger.open()
     ledger.append([ledger.submitted(Row("my-store", "r1", "order-1"))])

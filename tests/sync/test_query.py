@@ -129,10 +129,10 @@ def test_mariadb_gives_its_rows_one_by_one(mariadb: URL, engines: Callable[[URL]
 def test_memory_does_not_grow_with_the_rows(
     kind: str, request: pytest.FixtureRequest, engines: Callable[[URL], Engine]
 ) -> None:
-    """All of the rows are some 100 MB."""
+    """All of the rows are some 100 MB: few and long."""
     connect = connect_of(engines(request.getfixturevalue(kind)))
-    numbers = {"postgres": "generate_series(1, 100000) AS numbers (n)", "mariadb": "seq_1_to_100000"}[kind]
-    sql = f"SELECT REPEAT('x', 1000) AS order_number FROM {numbers}"
+    numbers = {"postgres": "generate_series(1, 20000) AS numbers (n)", "mariadb": "seq_1_to_20000"}[kind]
+    sql = f"SELECT REPEAT('x', 5000) AS order_number FROM {numbers}"
     before = psutil.Process().memory_info().rss
     for _ in rows_of(connect, sql, site_slug="s"):
         pass

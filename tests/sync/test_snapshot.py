@@ -14,6 +14,7 @@ import pytest
 from airflow_provider_talkable.protocol.outcomes import Outcome
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.snapshot import Snapshot
+from tests.conftest import sized
 
 ROWS = [
     Row("my-store", "r2", "B", datetime(2026, 4, 27, 7, 0, 0, 123000, UTC), Decimal("0.1000")),
@@ -83,7 +84,7 @@ def test_rows_of_other_keys_and_sites_are_no_part_of_a_conflict() -> None:
 
 
 def test_many_rows_under_one_key_take_no_longer_than_under_many() -> None:
-    count = 100_000
+    count = sized(100_000)
     seconds = []
     for key in (lambda n: "0", str):
         started = time.process_time()
@@ -113,6 +114,7 @@ FILL = """
 import resource, signal, sys
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.snapshot import Snapshot
+from tests.conftest import sized
 limit = int(sys.argv[2])
 if limit:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
