@@ -55,7 +55,7 @@ celery-test: $(VENV)-celery/installed  ## Kill one of two Celery workers; needs 
 	$(VENV)-celery/bin/python -m pytest tests/celery
 
 warehouses: $(VENV)-warehouses/installed $(VENV)-bqemulator/installed  ## One suite on each warehouse, or what stands in for it
-	BQEMULATOR=$(CURDIR)/$(VENV)-bqemulator/bin/python $(VENV)-warehouses/bin/python -m pytest tests/warehouses tests/sync/test_dialects.py
+	BQEMULATOR=$(CURDIR)/$(VENV)-bqemulator/bin/python $(VENV)-warehouses/bin/python $(TESTS) tests/warehouses tests/sync/test_dialects.py
 
 ui-test: $(VENV)/installed  ## Use Airflow's pages in the system's Chromium: connect, test, sync, look
 	$(BIN)/python -m pytest tests/ui

@@ -56,9 +56,10 @@ def examples(count: int, **more: Any) -> settings:
     return settings(max_examples=sized(count), **more)
 
 
-# Tests that share one Airflow run in one process. pytest-xdist's mark for that is lost in pytest 9.2.
+# Tests that share what each process would start anew run in one. pytest-xdist's mark for that is lost in 9.2.
 SHARING = {
     "the scheduler": r"tests/airflow/test_(scheduler\.py|kinds_of_run\.py::test_each_kind)",
+    "BigQuery's emulator": r"tests/warehouses/test_suite\.py::.*\[bigquery",
     "the pages, SQLite": r"tests/plugin/test_pages\.py::.*\[sqlite",
     "the pages, PostgreSQL": r"tests/plugin/test_pages\.py::.*\[postgres",
 }

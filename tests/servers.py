@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import fcntl
 import os
 import shutil
@@ -69,6 +70,8 @@ def postgres(folder: Path) -> Iterator[Callable[[], URL]]:
     yield new_database
     with locked(folder, "pg"):
         server.cleanup()
+        # It would do so again when there is no log any more.
+        atexit.unregister(server._cleanup)
         if not server.pgdata.exists():
             (folder / "pg").unlink()
 
