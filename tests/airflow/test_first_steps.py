@@ -12,7 +12,8 @@ import sqlite3
 import subprocess
 import sys
 import tomllib
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from subprocess import PIPE, Popen
 
@@ -27,17 +28,22 @@ EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["option
 OFFLINE = "--no-deps --no-build-isolation --no-index --quiet"
 
 
-def terminal(folder: Path, commands: str) -> Popen[str]:
-    """A shell as a reader has it, in which this environment is active."""
+@contextmanager
+def terminal(folder: Path, commands: str) -> Iterator[Popen[str]]:
+    """A shell as a reader has it, in which this environment is active; it ends with the block."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    return Popen(
+    with Popen(
         ["bash", "-ec", commands],
         cwd=folder,
         env=environment,
         stdout=PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-    )
+    ) as shell:
+        try:
+            yield shell
+        finally:
+            shell.terminate()
 
 
 def typed(folder: Path, commands: str) -> str:
@@ -86,7 +92,6 @@ def test_the_wheel_is_installed(wheels: Path, tmp_path: Path) -> None:
         assert server.stdout
         while "run it again" not in (line := server.stdout.readline()):
             assert line
-        server.terminate()
     assert (shop / "dags" / "example_talkable_first_sync.py").exists()
 
 
@@ -148,7 +153,6 @@ def test_the_quickstart(tmp_path: Path, free_port: int) -> None:
         assert_shown(block("docs/quickstart.md", "text", "139 refunded"), typed(tmp_path, run))
         assert "Refunds: nothing new; 150 settled before" in typed(tmp_path, run)
         asked = typed(tmp_path, settings + block("docs/quickstart.md", "console", "ledger summary"))
-        server.terminate()
     assert re.search(r"refunded +\| 139 ", asked), asked
     assert "SHOP-10010" in asked
     with closing(sqlite3.connect(tmp_path / "warehouse.sqlite")) as warehouse:
