@@ -358,10 +358,14 @@ def test_a_refund_is_in_doubt_if_and_only_if_it_may_have_been_read(
 
 
 def check(cell: Cell, refund: Way, certificate: tuple[Path, Path], number: int) -> None:
-    with placed(cell, certificate) as (peer, fields), Lag() as lag:
-        started = time.monotonic()
-        outcome, message = refund((FULL, PARTIAL)[number], timeout=cell.timeout, **fields)
-        took = time.monotonic() - started
+    for _ in range(5):
+        with placed(cell, certificate) as (peer, fields), Lag() as lag:
+            started = time.monotonic()
+            outcome, message = refund((FULL, PARTIAL)[number], timeout=cell.timeout, **fields)
+            took = time.monotonic() - started
+        # On a machine that stood still for that long, time may have run out before the peer did anything.
+        if lag.seconds < cell.timeout / 2:
+            break
     assert outcome == cell.tells.value[number].strip(), message
     assert re.search(cell.text, message)
     read = [request for request in peer.requests if request.startswith(b"POST")] if peer else []
