@@ -136,6 +136,8 @@ def _start_mariadb(home: Path, install: str, serve: str) -> subprocess.Popen[byt
         server = subprocess.Popen([serve, *options], stdout=log, stderr=log)
     deadline = time.monotonic() + 60
     while not socket.exists():
-        assert time.monotonic() < deadline, (home / "log").read_text()
+        if time.monotonic() > deadline:
+            server.kill()
+            raise AssertionError((home / "log").read_text())
         time.sleep(0.1)
     return server

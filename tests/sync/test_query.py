@@ -16,6 +16,7 @@ from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable import InvalidRefund, TalkableError
 from airflow_provider_talkable.sync.query import rows_of
+from tests.conftest import sized
 from tests.shop import SQL, Shop, connect_of
 
 
@@ -129,10 +130,13 @@ def test_mariadb_gives_its_rows_one_by_one(mariadb: URL, engines: Callable[[URL]
 def test_memory_does_not_grow_with_the_rows(
     kind: str, request: pytest.FixtureRequest, engines: Callable[[URL], Engine]
 ) -> None:
-    """All of the rows are some 100 MB: few and long."""
+    """All of the rows are some 100 MB: fewer and longer in `make check`."""
+    count = sized(100_000)
     connect = connect_of(engines(request.getfixturevalue(kind)))
-    numbers = {"postgres": "generate_series(1, 20000) AS numbers (n)", "mariadb": "seq_1_to_20000"}[kind]
-    sql = f"SELECT REPEAT('x', 5000) AS order_number FROM {numbers}"
+    numbers = {"postgres": f"generate_series(1, {count}) AS numbers (n)", "mariadb": f"seq_1_to_{count}"}[
+        kind
+    ]
+    sql = f"SELECT REPEAT('x', {100_000_000 // count}) AS order_number FROM {numbers}"
     before = psutil.Process().memory_info().rss
     for _ in rows_of(connect, sql, site_slug="s"):
         pass

@@ -114,7 +114,6 @@ FILL = """
 import resource, signal, sys
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.snapshot import Snapshot
-from tests.conftest import sized
 limit = int(sys.argv[2])
 if limit:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
