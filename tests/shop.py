@@ -24,9 +24,9 @@ from airflow_provider_talkable.sync.summary import Summary
 SQL = "SELECT refund_key, origin_slug, refunded_at, refund_subtotal FROM refunds ORDER BY number"
 
 
-def wait_for_requests(sandbox: Sandbox, count: int, *, seconds: float = 30) -> None:
+def wait_for_requests(sandbox: Sandbox, count: int) -> None:
     """Return as soon as so many requests have come in."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 120
     while len(sandbox.requests) < count:
         assert time.monotonic() < deadline, f"{len(sandbox.requests)} of {count} requests came in"
         time.sleep(0.01)

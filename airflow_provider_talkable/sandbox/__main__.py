@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
+import socket
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -44,7 +46,10 @@ def run(options: argparse.Namespace) -> None:
     except OSError as error:
         if sandbox.url:
             raise
-        sys.exit(f"{error.strerror}; choose another with --host and --port")
+        # What asyncio adds to the reason differs between versions of Python.
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        where = f"{options.host}:{options.port}"
+        sys.exit(f"Cannot listen on {where}: {reason}; choose another with --host and --port")
 
 
 async def _serve(sandbox: Sandbox, demo: Demo | None) -> None:

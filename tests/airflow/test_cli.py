@@ -254,7 +254,7 @@ def test_an_interruption_says_what_is_known_of_each(cli: CommandLine, sandboxes:
         arguments, env=cli.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         # Airflow takes its time to be imported where others work beside it.
-        wait_for_requests(sandbox, 1, seconds=120)
+        wait_for_requests(sandbox, 1)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 1, err

@@ -72,6 +72,9 @@ class Run:
     def is_over(self) -> bool:
         return not self.steps and not self.batch
 
+    def end(self) -> None:
+        self.snapshot.__exit__()
+
     def decide(self) -> None:
         self.intake.decide(10)
         self.batch = self.intake.next_batch(10, ending=None, closed={})
@@ -140,11 +143,12 @@ class Machine(RuleBasedStateMachine):
         run.step(how)
         if run.is_over:
             self.runs.remove(run)
+            run.end()
 
     @precondition(lambda self: self.runs)
     @rule(which=st.integers(0, 2))
     def a_run_is_killed(self, which: int) -> None:
-        self.runs.pop(which % len(self.runs))
+        self.runs.pop(which % len(self.runs)).end()
         self.is_in_doubt = True
 
     @rule()
@@ -169,6 +173,8 @@ class Machine(RuleBasedStateMachine):
                 assert set(self.taken.values()) == {1}, "a refund is stranded"
                 assert len(self.taken) == len(ROWS)
         finally:
+            for run in self.runs:
+                run.end()
             self.engine.dispose()
             self.lagging.dispose()
             self.folder.cleanup()

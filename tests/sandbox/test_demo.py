@@ -125,7 +125,6 @@ def test_a_taken_port_writes_nothing(tmp_path: Path, sandbox: Sandbox) -> None:
     )
     assert done.returncode == 1
     assert done.stderr == (
-        f"error while attempting to bind on address ('127.0.0.1', {port}): address already in use;"
-        " choose another with --host and --port\n"
+        f"Cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --host and --port\n"
     )
     assert list(tmp_path.iterdir()) == []

@@ -140,7 +140,7 @@ def test_killed_twenty_times_it_loses_nothing_and_sends_nothing_twice(postgres_s
         worker = Worker(shop, in_flight=8)
         worker.begins()
         # Not after a time: a busy machine would have sent little by then.
-        wait_for_requests(shop.sandbox, len(shop.sandbox.requests) + moments.randrange(180), seconds=120)
+        wait_for_requests(shop.sandbox, len(shop.sandbox.requests) + moments.randrange(180))
         worker.kill()
         # What the dead process had on the wire still arrives.
         time.sleep(0.2)
@@ -178,7 +178,7 @@ def test_a_kill_leaves_little_more_in_doubt_than_was_on_the_wire(postgres_shop: 
         worker = Worker(shop, in_flight=16)
         worker.begins()
         until = len(shop.sandbox.requests) + moments.randrange(60, 200)
-        wait_for_requests(shop.sandbox, until, seconds=120)
+        wait_for_requests(shop.sandbox, until)
         worker.kill()
         entries = shop.ledger()
         writer = entries[-1]["entry_id"][16:]
