@@ -16,7 +16,7 @@ from airflow_provider_talkable.plugin.rendering import HEADERS, HERE, csv_file, 
 from airflow_provider_talkable.plugin.talkable import HAS_COMMANDS
 from airflow_provider_talkable.protocol.errors import TalkableError
 from airflow_provider_talkable.protocol.outcomes import Outcome
-from airflow_provider_talkable.sync.activity import Activity, activity
+from airflow_provider_talkable.sync.activity import ENTRIES, Activity, activity
 from airflow_provider_talkable.sync.bounded_reads import Visible
 from airflow_provider_talkable.sync.entries import HAS_IT, OPEN, SUBMITTED, Settlement
 from airflow_provider_talkable.sync.entry_lists import entries_of_task, history
@@ -68,6 +68,7 @@ def overview(
         "sites": [],
         "days": days,
         "periods": PERIODS,
+        "most_entries": f"{ENTRIES:,}",
         "activity": None,
     }
     if chosen:

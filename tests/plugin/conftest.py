@@ -63,6 +63,8 @@ class Server:
     tokens: dict[str, str]
     history: dict[str, int]
     """How many refunds the other ledger has by event."""
+    warehouse: URL
+    """Where the ledgers are."""
 
     def get(self, path: str, user: str | None = "admin") -> requests.Response:
         """What a browser with this user's cookie gets."""
@@ -149,6 +151,7 @@ def prepare(home: Path, environment: dict[str, str]) -> dict[str, str]:
     program = f"""
 import json
 from datetime import UTC, datetime
+from inspect import signature
 from airflow.api_fastapi.app import create_app
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.models.dag_version import DagVersion
@@ -174,10 +177,12 @@ with create_session() as session:
     session.add(ti)
     session.flush()
     ids = dict(dag_id="shop", run_id=run.run_id, task_id="sync", map_index=-1)
+    # As a task's own is stored; before Airflow 3.2 it cannot be said.
+    as_it_is = {{"serialize": False}} if "serialize" in signature(XComModel.set).parameters else {{}}
     XComModel.set("summary", {{
         "outcomes": {{"refunded": 3, "not_found": 1, "rejected": 60}}, "skipped": 4, "rewarded": 1,
         "requests": 70, "throttled_requests": 2, "rate": 3.5, "stopped": None}},
-        **ids, serialize=False, session=session)
+        **ids, **as_it_is, session=session)
     fields = dict(sql_conn_id="shop_warehouse", ledger_conn_id=None, ledger_table="talkable_refund_ledger",
                   ledger_schema=None)
     session.add(RenderedTaskInstanceFields(ti, render_templates=False, rendered_fields=fields))
@@ -232,7 +237,7 @@ def server(
         "AIRFLOW__CORE__AUTH_MANAGER": "per_dag.PerDag",
         "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of the tests that is long enough for anyone" * 2,
         "AIRFLOW__API_AUTH__JWT_ISSUER": "airflow",
-        "AIRFLOW__TALKABLE__LEDGERS": "shop_warehouse, shop_warehouse:history",
+        "AIRFLOW__TALKABLE__LEDGERS": "shop_warehouse, shop_warehouse:history, shop_warehouse:large",
         "AIRFLOW__TALKABLE__APPROVAL_DELAY_DAYS": "14",
         "AIRFLOW__TALKABLE__SETTLE_DAG_ID": "settle",
         "AIRFLOW_CONN_SHOP_WAREHOUSE": json.dumps(uri),
@@ -244,7 +249,7 @@ def server(
         process = subprocess.Popen(
             [*command, "--workers", "1"], env=environment, cwd=home, stdout=log, stderr=log
         )
-    started = Server(f"http://127.0.0.1:{port}", tokens, history)
+    started = Server(f"http://127.0.0.1:{port}", tokens, history, url)
     try:
         deadline = time.monotonic() + 150
         while True:

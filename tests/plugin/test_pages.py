@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import pytest
 from airflow import __version__
+from sqlalchemy import create_engine
 
 from tests.plugin.conftest import SCRIPT, Server
 
@@ -25,6 +26,15 @@ pytestmark = [
 
 STATIC = ["/talkable/static/page.css", "/talkable/static/page.js"]
 PAGES = ["/talkable/", "/talkable/refund?q=order-a", TASK, *STATIC]
+
+# A copy of the ledger with so many more entries that everything of its oldest day is left out. It has no index
+# but one, since these take longest to fill.
+MANY = """
+CREATE TABLE large AS
+WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 600000)
+SELECT * FROM history UNION ALL
+SELECT oldest.* FROM numbers, (SELECT * FROM history ORDER BY logged_at, entry_id LIMIT 1) oldest
+"""
 
 
 def number(page: str, name: str) -> int:
@@ -63,6 +73,21 @@ def test_the_menu_page_counts_each_refund_once_by_its_newest_entry(server: Serve
     assert "6.0 h" in page
     assert 'href="/dags/shop/runs/run%3A1%2Ba"' in page
     assert "failed; 3 refunded, 1 not found, 60 rejected, 4 settled before" in page
+
+
+def test_a_period_with_too_many_entries_is_shortened_and_the_page_says_so(server: Server) -> None:
+    before = server.get("/talkable/?ledger=shop_warehouse:history&days=90").text
+    assert 'id="shortened"' not in before
+    engine = create_engine(server.warehouse)
+    of_that_day = "SELECT count(*) FROM history WHERE logged_at <= (SELECT min(logged_at) FROM history)"
+    with engine.begin() as connection:
+        connection.exec_driver_sql(MANY)
+        connection.exec_driver_sql("CREATE INDEX by_refund ON large (site_slug, refund_key, entry_id)")
+        left_out = connection.exec_driver_sql(of_that_day).scalar_one()
+    engine.dispose()
+    page = server.get("/talkable/?ledger=shop_warehouse:large&days=90").text
+    assert "There are more than 600,000 entries in the last 90 days: shown are the last 29." in page
+    assert number(page, "refunds") == number(before, "refunds") - left_out
 
 
 def test_who_reads_more_sees_more(server: Server) -> None:

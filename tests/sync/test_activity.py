@@ -71,6 +71,20 @@ def test_each_refund_counts_once_on_the_day_of_its_newest_entry(write: Write, re
     assert len(found.days) == days
 
 
+@pytest.mark.parametrize(
+    ("entries", "days"), [(8, 5), (7, 4), (6, 3), (5, 2), (4, 1), (2, 1), (1, 1), (0, 1)]
+)
+def test_days_with_too_many_entries_are_left_out_from_the_oldest_on(
+    write: Write, read: Read, entries: int, days: int
+) -> None:
+    for number, ago in enumerate((0, 0.1, 1, 1.1, 1.2, 2, 3, 4, 5)):
+        write("refunded", f"r{number}", ago)
+    found = read(5, entries=entries)
+    first = NOON.date() - timedelta(days=days - 1)
+    assert list(found.days) == [first + timedelta(days=number) for number in range(days)]
+    assert found.events["refunded"] == {1: 2, 2: 5, 3: 6, 4: 7, 5: 8}[days]
+
+
 def test_a_day_begins_at_midnight_in_utc(write: Write, read: Read) -> None:
     write("refunded", "last", 0.5 + 1 / 86400)
     write("refunded", "first", 0.5)
