@@ -27,8 +27,8 @@ pytestmark = [
 STATIC = ["/talkable/static/page.css", "/talkable/static/page.js"]
 PAGES = ["/talkable/", "/talkable/refund?q=order-a", TASK, *STATIC]
 
-# A copy of the ledger with so many more entries that everything of its oldest day is left out. It has no index
-# but one, since these take longest to fill.
+# A copy of the ledger with so many more entries that everything of its oldest day is left out; with no more
+# indexes than it takes, since they take longest to fill.
 MANY = """
 CREATE TABLE large AS
 WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 600000)
