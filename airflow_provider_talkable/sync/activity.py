@@ -22,8 +22,8 @@ from airflow_provider_talkable.sync.overview import facts_of_a_reward, is_last, 
 
 SAMPLE = 2000
 """How many refunds the delays are taken from."""
-ENTRIES = 600_000
-"""How many entries are counted at most: PostgreSQL takes 0.6 s for them on two cores."""
+ENTRIES = 450_000
+"""How many entries are counted at most: PostgreSQL takes 0.5 to 0.8 s for them on two cores."""
 
 
 @dataclass(slots=True)

@@ -98,6 +98,12 @@ def kill_supervisor(deployment: Deployment, dag_id: str) -> psutil.Process:
     return task
 
 
+def pause(deployment: Deployment, dag_id: str, *, is_paused: bool) -> None:
+    """While a DAG is paused, Airflow starts no retry."""
+    with deployment.metadata.begin() as connection:
+        connection.exec_driver_sql("UPDATE dag SET is_paused = %s WHERE dag_id = %s", (is_paused, dag_id))
+
+
 def has_ended(process: psutil.Process) -> bool:
     try:
         # In a container nobody may collect what is left of it.
@@ -112,6 +118,7 @@ def test_an_orphan_leaves_what_is_not_on_the_wire_to_the_retry(deployment: Deplo
     before, tasks = {}, []
     for dag_id, site in DAG_IDS.items():
         wait_until(partial(has_sent, deployment, site, 10), deployment)
+        pause(deployment, dag_id, is_paused=True)
         tasks.append(kill_supervisor(deployment, dag_id))
         before[site] = requests_to(deployment, site)
     for task in tasks:
@@ -132,6 +139,8 @@ def test_an_orphan_leaves_what_is_not_on_the_wire_to_the_retry(deployment: Deplo
     assert "its supervisor, the process that started it, was killed" in reason
 
     deployment.airflow.sandbox.dials.latency = 0
+    for dag_id in DAG_IDS:
+        pause(deployment, dag_id, is_paused=False)
     for dag_id in DAG_IDS:
         deployment.wait_for({"success"}, dag_id=dag_id)
     assert deployment.task_instances("try_number") == [(2,)] * len(DAG_IDS)
