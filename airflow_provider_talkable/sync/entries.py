@@ -248,7 +248,8 @@ class History:
         unanswered: dict[str, Entry] = {}
         # A notice stands until the run that is in doubt says itself that it sent nothing, before it or after.
         notices: dict[str, tuple[Entry, Entry]] = {}
-        unsent: set[int] = set()
+        # The doubts that take no notice any more: runs that meet may each write one.
+        explained: set[int] = set()
         for newest in entries:
             if newest.event == SUBMITTED:
                 doubts[newest.writer] = unanswered[newest.writer] = newest
@@ -258,11 +259,12 @@ class History:
                 # Of what another run may be sending at this time it says nothing.
                 notices.pop(newest.writer, None)
                 if doubt := doubts.pop(newest.writer, None):
-                    unsent.add(doubt.ticks)
-            elif newest.is_notice and newest.ticks - 1 in unsent:
+                    explained.add(doubt.ticks)
+            elif newest.is_notice and newest.ticks - 1 in explained:
                 continue
             elif newest.is_notice and doubts:
                 notices |= {writer: (doubt, newest) for writer, doubt in doubts.items()}
+                explained.update(doubt.ticks for doubt in doubts.values())
                 doubts.clear()
             elif newest.event in SETTLED:
                 decisive = newest

@@ -126,17 +126,32 @@ def test_a_run_that_looks_between_anothers_looks_strands_no_refund(shop: Shop, f
 
 
 @pytest.mark.parametrize("first", ["00000000", "ffffffff"])
-def test_a_doubt_ends_where_the_run_itself_says_that_it_sent_nothing(shop: Shop, first: str) -> None:
+@pytest.mark.parametrize("reporters", [1, 2])
+def test_a_doubt_ends_where_the_run_itself_says_that_it_sent_nothing(
+    shop: Shop, first: str, reporters: int
+) -> None:
     shop.order("B")
     shop.refund(("b", "B", None, "5"))
     ledger = Ledger(shop.engine, writer=first)
+
+    def report_at_once(sync: RefundSync) -> None:
+        append = sync._ledger.append
+
+        def appending(entries: Any) -> None:
+            sync._ledger.append = append  # type: ignore[method-assign]
+            if reporters == 2:
+                assert shop.sync(ledger=Ledger(shop.engine, writer="88888888")).outcomes == {"unconfirmed": 1}
+            append(entries)
+
+        sync._ledger.append = appending  # type: ignore[method-assign]
 
     def stop(sync: RefundSync) -> None:
         put = sync._sender.put
 
         def putting(items: Any, *, first: bool = False) -> None:
             sync._sender.put = put  # type: ignore[method-assign]
-            assert shop.sync(ledger=Ledger(shop.engine, writer="77777777")).outcomes == {"unconfirmed": 1}
+            other = shop.sync(ledger=Ledger(shop.engine, writer="77777777"), before=report_at_once)
+            assert other.outcomes == {"unconfirmed": 1}
             raise KeyboardInterrupt
 
         sync._sender.put = putting  # type: ignore[method-assign]
