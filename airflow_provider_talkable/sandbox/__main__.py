@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import os
 import signal
-import socket
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -46,8 +45,10 @@ def run(options: argparse.Namespace) -> None:
     except OSError as error:
         if sandbox.url:
             raise
-        # What asyncio adds to the reason differs between versions of Python.
-        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        # What asyncio adds to the system's reason differs between versions of Python. A name that is not
+        # found has a number below 0, and from Python 3.13 on another machine's address has none.
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror or error
         where = f"{options.host}:{options.port}"
         sys.exit(f"Cannot listen on {where}: {reason}; choose another with --host and --port")
 

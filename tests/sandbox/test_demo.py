@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sqlite3
@@ -127,4 +128,23 @@ def test_a_taken_port_writes_nothing(tmp_path: Path, sandbox: Sandbox) -> None:
     assert done.stderr == (
         f"Cannot listen on 127.0.0.1:{port}: Address already in use; choose another with --host and --port\n"
     )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("no-such.invalid", "Name or service not known|Temporary failure in name resolution"),
+        # An address of the documentation's, which no machine has.
+        ("203.0.113.1", r"Cannot assign requested address|could not bind on any address out of .*"),
+    ],
+)
+def test_a_host_that_is_not_this_machine_is_named_with_the_reason(
+    tmp_path: Path, host: str, reason: str
+) -> None:
+    command = [*COMMAND, "--host", host]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    message = rf"Cannot listen on {re.escape(host)}:\d+: ({reason}); choose another with --host and --port\n"
+    assert re.fullmatch(message, done.stderr)
     assert list(tmp_path.iterdir()) == []
