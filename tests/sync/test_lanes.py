@@ -48,6 +48,10 @@ class Host:
             site = "a" if b'"a"' in body or b"site_slug=a" in head else "b"
             path = head.split(b" ")[1].decode()
             status = self.status_of(site, path)
+            if status > 500:
+                # Later than all answers from before the outage: one that is read among the failures would
+                # end their row, and on a busy machine that happens.
+                time.sleep(0.3)
             if status != 200:
                 line.send(answer(status, b"<html></html>" if status > 500 else b""))
                 continue
@@ -75,9 +79,6 @@ def refunds(site: str, count: int, **fields: Any) -> list[Row]:
 
 
 Sync = Callable[..., RefundSync]
-
-# Twenty failures in a row are an outage; all other places may be on the wire when the last of them comes.
-UNTIL_IT_IS_AN_OUTAGE = 20 + Pace().max_in_flight - 1
 
 
 @pytest.fixture
@@ -169,7 +170,7 @@ def test_where_the_host_is_down_the_rest_is_left_to_the_next_run(
     assert f"{count} refunds are left for the next run" in over.summary.stopped
     assert over.summary.requests < 200
     assert over.summary.outcomes.keys() <= {"failed", "aborted"}
-    assert over.summary.outcomes["failed"] <= UNTIL_IT_IS_AN_OUTAGE
+    assert over.summary.outcomes["failed"] <= 32
 
 
 @pytest.mark.takes_long
@@ -185,7 +186,7 @@ def test_an_outage_leaves_little_more_in_doubt_than_was_on_the_wire(
     failing = host(status)
     policy = RetryPolicy(outage_patience=10)
     over = sync(failing.peer.address, refunds("b", 3_000, refund_subtotal=Decimal(5)), policy=policy)
-    assert over.summary.outcomes["unconfirmed"] <= UNTIL_IT_IS_AN_OUTAGE
+    assert over.summary.outcomes["unconfirmed"] <= 32
     assert over.summary.outcomes["aborted"] > 2_400
 
 
@@ -202,7 +203,7 @@ def test_an_outage_that_ends_is_waited_for(host: Callable[..., Host], sync: Sync
 
     over = sync(host(status).peer.address, refunds("b", 2_000, refund_subtotal=Decimal(5)))
     assert over.summary.outcomes.keys() == {"refunded", "unconfirmed"}
-    assert over.summary.outcomes["unconfirmed"] <= UNTIL_IT_IS_AN_OUTAGE
+    assert over.summary.outcomes["unconfirmed"] <= 32
     assert time.monotonic() - began[0] < 60
 
 
