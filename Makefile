@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # More than there are processors, since most tests wait for something else half of the time.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2 + 1)
+# Expanded where it is used: a target may have a number of its own.
 TESTS = -m pytest --numprocesses=$(WORKERS)
 # uv trusts the certificates that pip trusts.
 export UV_SYSTEM_CERTS := 1

@@ -237,6 +237,7 @@ def server(
         "AIRFLOW__CORE__AUTH_MANAGER": "per_dag.PerDag",
         "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of the tests that is long enough for anyone" * 2,
         "AIRFLOW__API_AUTH__JWT_ISSUER": "airflow",
+        # The last one is made by the test that looks at it.
         "AIRFLOW__TALKABLE__LEDGERS": "shop_warehouse, shop_warehouse:history, shop_warehouse:large",
         "AIRFLOW__TALKABLE__APPROVAL_DELAY_DAYS": "14",
         "AIRFLOW__TALKABLE__SETTLE_DAG_ID": "settle",
