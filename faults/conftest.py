@@ -12,23 +12,27 @@ import pytest
 from tests.conftest import (
     engines,
     postgres,
+    postgres_in,
     postgres_server,
     postgres_shop,
     sandboxes,
     shared_folder,
     shop,
     sqlite,
+    used_databases,
 )
 
 __all__ = [
     "engines",
     "postgres",
+    "postgres_in",
     "postgres_server",
     "postgres_shop",
     "sandboxes",
     "shared_folder",
     "shop",
     "sqlite",
+    "used_databases",
 ]
 
 RESULTS = Path(__file__).with_name("RESULTS.md")

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import tempfile
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -188,16 +189,43 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(shared_folder: Path) -> Iterator[Callable[[], URL]]:
+def postgres_server(shared_folder: Path) -> Iterator[Callable[..., URL]]:
     """Makes empty databases on a real PostgreSQL that lives as long as the tests."""
     with servers.postgres(shared_folder) as new_database:
         yield new_database
 
 
+@pytest.fixture(scope="session")
+def used_databases() -> defaultdict[str, list[URL]]:
+    """By encoding, the databases on PostgreSQL that tests have left."""
+    return defaultdict(list)
+
+
 @pytest.fixture
-def postgres(postgres_server: Callable[[], URL]) -> URL:
+def postgres_in(
+    postgres_server: Callable[..., URL], used_databases: defaultdict[str, list[URL]]
+) -> Iterator[Callable[[str], URL]]:
+    """Makes empty databases on a real PostgreSQL that keep their text in an encoding, as ``LATIN1``."""
+    taken: list[tuple[str, URL]] = []
+
+    def make(encoding: str) -> URL:
+        if used := used_databases[encoding]:
+            servers.empty(url := used.pop())
+        else:
+            url = postgres_server(encoding)
+        taken.append((encoding, url))
+        return url
+
+    yield make
+    # Some of the test's connections are closed later: whoever is next empties it.
+    for encoding, url in taken:
+        used_databases[encoding].append(url)
+
+
+@pytest.fixture
+def postgres(postgres_in: Callable[[str], URL]) -> URL:
     """An empty database on a real PostgreSQL."""
-    return postgres_server()
+    return postgres_in("UTF8")
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, inspect
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import NullPool
 
 # Servers lie where only administrators look.
 _PATH = f"{os.environ.get('PATH', os.defpath)}{os.pathsep}/usr/sbin"
@@ -45,7 +46,7 @@ def _names() -> Iterator[str]:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[Callable[[], URL]]:
+def postgres(folder: Path) -> Iterator[Callable[..., URL]]:
     """Make empty databases on a real PostgreSQL.
 
     :param folder: Of all processes of the run.
@@ -56,16 +57,22 @@ def postgres(folder: Path) -> Iterator[Callable[[], URL]]:
     with locked(folder, "pg"):
         # Whoever comes first starts it.
         server = get_server(_home(folder, "pg"), cleanup_mode="delete")
-        # Its data need not outlive the machine; waiting for the disk takes most of some tests' time.
-        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
-            server.psql(f"ALTER SYSTEM SET {setting} = off")
-        server.psql("SELECT pg_reload_conf()")
+        url = make_url(server.get_uri()).set(drivername="postgresql+psycopg2")
+        administrator = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        with administrator.connect() as connection:
+            # Its data need not outlive the machine; waiting for the disk takes most of some tests' time.
+            for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+                connection.exec_driver_sql(f"ALTER SYSTEM SET {setting} = off")
+            connection.exec_driver_sql("SELECT pg_reload_conf()")
     names = _names()
 
-    def new_database() -> URL:
+    def new_database(encoding: str = "UTF8") -> URL:
         name = next(names)
-        server.psql(f"CREATE DATABASE {name}")
-        return make_url(server.get_uri(name)).set(drivername="postgresql+psycopg2")
+        # Other encodings are those of no template but this one.
+        how = "" if encoding == "UTF8" else f"ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"
+        with administrator.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name} {how}")
+        return url.set(database=name)
 
     yield new_database
     with locked(folder, "pg"):
@@ -116,6 +123,23 @@ def mariadb(folder: Path) -> Iterator[Callable[[], URL]]:
                 (folder / "my").unlink()
                 return
         time.sleep(0.1)
+
+
+def empty(url: URL) -> None:
+    """Make a database of PostgreSQL as it was in the beginning: sooner done than making another one."""
+    engine = create_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with engine.connect() as connection:
+        # Whoever is left would keep its tables.
+        connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        preparer = engine.dialect.identifier_preparer
+        for schema in inspect(connection).get_schema_names():
+            if schema != "information_schema":
+                connection.exec_driver_sql(f"DROP SCHEMA {preparer.quote(schema)} CASCADE".replace("%", "%%"))
+        connection.exec_driver_sql("CREATE SCHEMA public AUTHORIZATION pg_database_owner")
+        connection.exec_driver_sql("GRANT USAGE ON SCHEMA public TO PUBLIC")
 
 
 def _start_mariadb(home: Path, install: str, serve: str) -> subprocess.Popen[bytes]:

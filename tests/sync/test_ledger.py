@@ -253,16 +253,17 @@ def test_a_call_that_came_through_may_be_repeated_with_more(engine: Engine, ledg
 
 
 def test_a_database_that_stays_away_is_lost(
-    postgres: URL, engines: Engines, monkeypatch: pytest.MonkeyPatch
+    postgres_server: Callable[[], URL], engines: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "PATIENCE", 1)
-    engine = engines(postgres)
+    url = postgres_server()
+    engine = engines(url)
     ledger = Ledger(engine)
     ledger.open()
     engine.dispose()
-    with engines(postgres.set(database="postgres")).connect() as connection:
+    with engines(url.set(database="postgres")).connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(
-            f"DROP DATABASE {postgres.database}"
+            f"DROP DATABASE {url.database}"
         )
     with pytest.raises(
         LedgerLost, match=r"database .* does not exist.*once its database is back, run this again"

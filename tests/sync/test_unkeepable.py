@@ -26,15 +26,11 @@ TABLE = "talkable_refund_ledger"
 
 
 @pytest.fixture(params=["latin1", "utf8"])
-def latin1(request: pytest.FixtureRequest, postgres: URL, engines: Callable[[URL], Engine]) -> Engine:
+def latin1(
+    request: pytest.FixtureRequest, postgres_in: Callable[[str], URL], engines: Callable[[URL], Engine]
+) -> Engine:
     """A PostgreSQL that keeps LATIN1 only; its driver speaks that too, or UTF-8."""
-    with engines(postgres).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql(
-            f"CREATE DATABASE {postgres.database}_latin1 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'"
-            " TEMPLATE template0"
-        )
-    url = postgres.set(database=f"{postgres.database}_latin1")
-    return engines(url.update_query_dict({"client_encoding": request.param}))
+    return engines(postgres_in("LATIN1").update_query_dict({"client_encoding": request.param}))
 
 
 def entries(engine: Engine) -> list[dict[str, Any]]:

@@ -28,14 +28,9 @@ def numbered(value: str, at: int, of: int = 2600) -> str:
 
 
 @pytest.fixture
-def sql_ascii(postgres: URL, engines: Callable[[URL], Engine]) -> Engine:
+def sql_ascii(postgres_in: Callable[[str], URL], engines: Callable[[URL], Engine]) -> Engine:
     """A PostgreSQL that keeps any bytes as text."""
-    name = f"{postgres.database}_ascii"
-    with engines(postgres).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql(
-            f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
-        )
-    return engines(postgres.set(database=name))
+    return engines(postgres_in("SQL_ASCII"))
 
 
 @pytest.mark.parametrize("at", [1, 2, 1000, 1001, 2600])
