@@ -59,7 +59,8 @@ def examples(count: int, **more: Any) -> settings:
 
 # Tests that share what each process would start anew run in one. pytest-xdist's mark for that is lost in 9.2.
 SHARING = {
-    "the scheduler": r"tests/airflow/test_(scheduler\.py|kinds_of_run\.py::test_each_kind)",
+    "the scheduler": r"tests/airflow/test_(scheduler\.py|asking\.py|kinds_of_run\.py::test_each_kind)",
+    "what importing costs": r"tests/airflow/test_provider_info\.py::test_(importing|what_every_command)",
     "BigQuery's emulator": r"tests/warehouses/test_suite\.py::.*\[bigquery",
     "the pages, SQLite": r"tests/plugin/test_pages\.py::.*\[sqlite",
     "the pages, PostgreSQL": r"tests/plugin/test_pages\.py::.*\[postgres",

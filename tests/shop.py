@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from sqlalchemy import column, insert, table
 from sqlalchemy.engine import Engine
 
 from airflow_provider_talkable.client.config import ClientConfig
@@ -21,6 +22,8 @@ from airflow_provider_talkable.sync.run import RefundSync, Rules
 from airflow_provider_talkable.sync.snapshot import Snapshot
 from airflow_provider_talkable.sync.summary import Summary
 
+COLUMNS = ("refund_key", "origin_slug", "refunded_at", "refund_subtotal")
+REFUNDS = table("refunds", *map(column, COLUMNS))
 SQL = "SELECT refund_key, origin_slug, refunded_at, refund_subtotal FROM refunds ORDER BY number"
 
 
@@ -71,18 +74,14 @@ class Shop:
             (None, row, None, None) if isinstance(row, str) else (*row, *[None] * (4 - len(row)))
             for row in rows
         ]
-        mark = "?" if self.engine.dialect.name == "sqlite" else "%s"
+        identity = "" if self.engine.dialect.name == "sqlite" else " GENERATED ALWAYS AS IDENTITY"
         with self.engine.begin() as connection:
             connection.exec_driver_sql(
-                "CREATE TABLE IF NOT EXISTS refunds (number INTEGER PRIMARY KEY"
-                f"{'' if mark == '?' else ' GENERATED ALWAYS AS IDENTITY'},"
+                f"CREATE TABLE IF NOT EXISTS refunds (number INTEGER PRIMARY KEY{identity},"
                 " refund_key TEXT, origin_slug TEXT, refunded_at TEXT, refund_subtotal TEXT)"
             )
-            connection.exec_driver_sql(
-                "INSERT INTO refunds (refund_key, origin_slug, refunded_at, refund_subtotal)"
-                f" VALUES ({', '.join([mark] * 4)})",
-                padded,
-            )
+            # Many rows in one statement, where the driver would send them one by one.
+            connection.execute(insert(REFUNDS), [dict(zip(COLUMNS, row, strict=True)) for row in padded])
 
     def clear(self) -> None:
         with self.engine.begin() as connection:

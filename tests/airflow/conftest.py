@@ -169,7 +169,15 @@ def shared(tmp_path_factory: pytest.TempPathFactory, postgres_server: Callable[[
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
         "AIRFLOW__SCHEDULER__DAG_DIR_LIST_INTERVAL": "5",
     }
-    shared = Shared(lambda: deployed(DAGS, tmp_path_factory.mktemp("deployment"), postgres_server, often))
+    shared = Shared(
+        lambda: deployed(
+            DAGS,
+            tmp_path_factory.mktemp("deployment"),
+            postgres_server,
+            often,
+            examples=["example_talkable_settle"],
+        )
+    )
     yield shared
     shared.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -15,7 +15,7 @@ from sqlalchemy.engine import URL
 
 from airflow_provider_talkable.sandbox import Dials, Sandbox, Talkable
 from airflow_provider_talkable.sandbox.talkable import Generation
-from tests.airflow.conftest import Airflow
+from tests.airflow.conftest import EXAMPLES, Airflow
 from tests.airflow.deployment import IS_AIRFLOW_3, Deployment
 from tests.conftest import KEY
 
@@ -44,16 +44,26 @@ SHORT_HEARTBEATS = {
 
 @contextmanager
 def deployed(
-    dags: str, home: Path, new_database: Callable[[], URL], settings: Mapping[str, str] | None = None
+    dags: str,
+    home: Path,
+    new_database: Callable[[], URL],
+    settings: Mapping[str, str] | None = None,
+    *,
+    examples: Sequence[str] = (),
 ) -> Iterator[Deployment]:
     """An Airflow with a file of DAGs, whose connection ``shop`` leads to an empty warehouse.
 
     :param settings: More of Airflow's settings, as environment variables.
+    :param examples: The daily example DAGs that are there too, which only tests begin.
     """
     shop = new_database()
     folder = home / "dags"
     folder.mkdir()
     (folder / "dags.py").write_text(dags)
+    for name in examples:
+        daily = (EXAMPLES / f"{name}.py").read_text()
+        assert 'schedule="@daily"' in daily
+        (folder / f"{name}.py").write_text(daily.replace('schedule="@daily"', "schedule=None"))
     with ExitStack() as opened:
         sandbox = opened.enter_context(Sandbox(api_key=KEY, generation="seed", site_slugs=SITES))
         metadata, warehouse = create_engine(new_database()), create_engine(shop)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,9 +13,7 @@ from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.sandbox import Reset
-from tests.airflow.conftest import EXAMPLES
 from tests.airflow.deployment import Deployment
-from tests.airflow.four_sites import deployed
 from tests.airflow.metadata import questions
 from tests.conftest import Sandboxes
 from tests.shop import Shop
@@ -26,16 +23,6 @@ pytestmark = pytest.mark.skipif(
     reason="Airflow before 3.1 asks nobody; that the example has no DAG there test_example_dags.py tests",
 )
 DAG_ID = "example_talkable_settle"
-
-
-@pytest.fixture
-def deployment(tmp_path: Path, postgres_server: Callable[[], URL]) -> Iterator[Deployment]:
-    example = (EXAMPLES / f"{DAG_ID}.py").read_text()
-    # Begun by the test alone.
-    with deployed(
-        example.replace('schedule="@daily"', "schedule=None"), tmp_path, postgres_server
-    ) as running:
-        yield running
 
 
 def test_each_answer_settles_its_refund(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -70,11 +71,13 @@ def test_every_module_it_names_is_there() -> None:
         assert callable(getattr(import_module(module), name))
 
 
-def imported_by(statement: str) -> set[str]:
+@cache
+def imported_by(statement: str) -> frozenset[str]:
+    """What a new Python has imported after a statement."""
     code = f"import sys\n{statement}\nprint(*sorted(m for m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     # Airflow may log something before, as it does on Python 3.14.
-    return set(done.stdout.splitlines()[-1].split())
+    return frozenset(done.stdout.splitlines()[-1].split())
 
 
 def test_provider_info_imports_nothing() -> None:
