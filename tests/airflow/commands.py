@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
-import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +14,10 @@ from functools import cache
 from pathlib import Path
 from threading import Timer
 
+from tests.servers import locked
+
+SOCKET = "TALKABLE_TESTS_FORKS"
+"""The environment variable with the path of the server's socket."""
 FORKSERVER = Path(__file__).with_name("forkserver.py")
 
 
@@ -44,69 +48,56 @@ def fork(
     :param environment: Of the process; has AIRFLOW_HOME.
     :param timeout: Seconds after which it fails.
     """
-    return _server().run(module, arguments, dict(environment), folder, timeout)
+    with (
+        tempfile.TemporaryDirectory(prefix="talkable-tests-") as output,
+        socket.socket(socket.AF_UNIX) as connection,
+        connection.makefile("rw") as stream,
+    ):
+        connection.connect(server())
+        group = int(stream.readline())
+        out, err = Path(output, "out"), Path(output, "err")
+        command = {
+            "module": module,
+            "arguments": arguments,
+            "environment": dict(environment),
+            "folder": str(folder),
+            "out": str(out),
+            "err": str(err),
+        }
+        print(json.dumps(command), file=stream, flush=True)
+        late = Timer(timeout, os.killpg, (group, signal.SIGKILL))
+        late.start()
+        answer = stream.readline()
+        late.cancel()
+        written = out.read_text() if out.exists() else "", err.read_text() if err.exists() else ""
+    if not answer:
+        raise subprocess.TimeoutExpired([module, *arguments], timeout, *written)
+    return subprocess.CompletedProcess([module, *arguments], int(answer), *written)
 
 
 @cache
-def _server() -> ForkServer:
-    """One for all tests of this process; it ends with it."""
-    server = ForkServer()
-    atexit.register(server.stop)
-    return server
-
-
-class ForkServer:
-    """Has one process forked after the other."""
-
-    def __init__(self) -> None:
-        self._home = tempfile.mkdtemp(prefix="talkable-tests-")
-        self._process: subprocess.Popen[str] | None = None
-
-    def run(
-        self,
-        module: str,
-        arguments: tuple[str, ...],
-        environment: dict[str, str],
-        folder: Path,
-        timeout: float,
-    ) -> subprocess.CompletedProcess[str]:
-        process = self._running()
-        assert process.stdin
-        assert process.stdout
-        with tempfile.TemporaryDirectory(prefix="talkable-tests-") as output:
-            out, err = Path(output, "out"), Path(output, "err")
-            command = {
-                "module": module,
-                "arguments": arguments,
-                "environment": environment,
-                "folder": str(folder),
-                "out": str(out),
-                "err": str(err),
-            }
-            print(json.dumps(command), file=process.stdin, flush=True)
-            late = Timer(timeout, os.killpg, (process.pid, 9))
-            late.start()
-            answer = process.stdout.readline()
-            late.cancel()
-            written = out.read_text() if out.exists() else "", err.read_text() if err.exists() else ""
-        if not answer:
-            raise subprocess.TimeoutExpired([module, *arguments], timeout, *written)
-        return subprocess.CompletedProcess([module, *arguments], int(answer), *written)
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.communicate()
-        shutil.rmtree(self._home, ignore_errors=True)
-
-    def _running(self) -> subprocess.Popen[str]:
-        if self._process is None or self._process.poll() is not None:
-            self._process = subprocess.Popen(
+def server() -> str:
+    """The server's socket. Whoever of the run comes first starts it; it ends with the run."""
+    if SOCKET in os.environ:
+        return os.environ[SOCKET]
+    # Of pytest's process, which is the parent of each that runs tests for it.
+    owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    # Below pytest's own folder the socket's path would be too long.
+    folder = Path(tempfile.gettempdir(), f"talkable-forks-{owner}")
+    folder.mkdir(exist_ok=True)
+    with locked(folder, "server"), (folder / "log").open("a") as log:
+        if not (folder / "socket").exists():
+            subprocess.run(
                 # Without the tests' folder, in which Airflow's modules might be found as well.
-                [sys.executable, "-P", str(FORKSERVER)],
-                env={**os.environ, "AIRFLOW_HOME": self._home},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
+                [sys.executable, "-P", str(FORKSERVER), str(folder), str(owner)],
+                env={**os.environ, "AIRFLOW_HOME": str(folder)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
                 start_new_session=True,
+                timeout=120,
+                check=True,
             )
-        return self._process
+    # The processes that tests start have it as well.
+    os.environ[SOCKET] = str(folder / "socket")
+    return os.environ[SOCKET]

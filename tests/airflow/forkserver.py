@@ -1,8 +1,10 @@
 """A process that has imported Airflow and forks another one for each command, which then begins at once.
 
-It is run as a script. Each line of its standard input is a command as JSON: a module, which is run as
-``python -m`` runs it, its arguments, environment and working directory, and the files that its output goes
-to. The answer, a line, is the exit status.
+It is run as a script, with a folder, in which it makes its socket, and the number of the process that it
+ends with. It goes on by itself as soon as commands may come. Whoever connects is told, each in a line, the
+process group of the command and, in the end, its exit status; in between comes the command as JSON: a
+module, which is run as ``python -m`` runs it, its arguments, environment and working directory, and the
+files that its output goes to.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ import importlib
 import json
 import os
 import runpy
+import shutil
+import signal
+import socket
 import sys
 import warnings
 from contextlib import suppress
@@ -80,17 +85,42 @@ def _make_routes() -> None:
     asyncio.run(in_process_api_server().app(scope, receive, send))
 
 
-def serve() -> None:
-    """Fork a process for each command."""
-    answers = os.fdopen(os.dup(1), "w")
-    for line in sys.stdin:
-        command = json.loads(line)
+def serve(listening: socket.socket, owner: int) -> None:
+    """Fork a process for each command, until its owner has ended."""
+    # What has ended is collected by nobody.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    listening.settimeout(1)
+    while _is_there(owner):
+        with suppress(TimeoutError):
+            connection, _ = listening.accept()
+            if not os.fork():
+                listening.close()
+                answer(connection)
+            connection.close()
+
+
+def _is_there(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def answer(connection: socket.socket) -> NoReturn:
+    """Fork a process for the command that comes, and tell what became of it."""
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    connection.setblocking(True)
+    with connection, connection.makefile("rw") as stream:
+        print(os.getpid(), file=stream, flush=True)
+        command = json.loads(stream.readline())
         process = os.fork()
-        if not process:
-            answers.close()
-            run(**command)
-        _, status = os.waitpid(process, 0)
-        print(os.waitstatus_to_exitcode(status), file=answers, flush=True)
+        if process:
+            _, status = os.waitpid(process, 0)
+            print(os.waitstatus_to_exitcode(status), file=stream, flush=True)
+            os._exit(0)
+    run(**command)
 
 
 def run(
@@ -131,5 +161,11 @@ def in_home(environment: dict[str, str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    folder, owner = sys.argv[1:]
     prepare()
-    serve()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"{folder}/socket")
+        listening.listen()
+        if not os.fork():
+            serve(listening, int(owner))
+            shutil.rmtree(folder, ignore_errors=True)

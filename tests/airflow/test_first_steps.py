@@ -20,20 +20,22 @@ from subprocess import PIPE, Popen
 import pytest
 
 from airflow_provider_talkable.sandbox.demo import Demo
+from tests.airflow import commands
 from tests.airflow.conftest import RUN_DATE, Airflow
 from tests.conftest import Sandboxes
-from tests.documents import ROOT, block, commands, table
+from tests.documents import ROOT, block, table
+from tests.documents import commands as commands_of
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 OFFLINE = "--no-deps --no-build-isolation --no-index --quiet"
 
 
 @contextmanager
-def terminal(folder: Path, commands: str) -> Iterator[Popen[str]]:
+def terminal(folder: Path, script: str) -> Iterator[Popen[str]]:
     """A shell as a reader has it, in which this environment is active; it ends with the block."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     with Popen(
-        ["bash", "-ec", commands],
+        ["bash", "-ec", script],
         cwd=folder,
         env=environment,
         stdout=PIPE,
@@ -46,9 +48,27 @@ def terminal(folder: Path, commands: str) -> Iterator[Popen[str]]:
             shell.terminate()
 
 
-def typed(folder: Path, commands: str) -> str:
+@pytest.fixture
+def forked(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What is typed before commands of ``airflow`` that are to be forked from what has imported Airflow."""
+    commands.server()
+    program = tmp_path_factory.mktemp("bin") / "airflow"
+    program.write_text(f"""#!{sys.executable}
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from tests.airflow.commands import fork
+done = fork("airflow", *sys.argv[1:], environment=os.environ, folder=Path.cwd(), timeout=600)
+sys.stdout.write(done.stdout + done.stderr)
+sys.exit(done.returncode)
+""")
+    program.chmod(0o755)
+    return f"PATH={program.parent}:$PATH\n"
+
+
+def typed(folder: Path, script: str) -> str:
     """What is shown after commands, each of which has to succeed."""
-    with terminal(folder, commands) as shell:
+    with terminal(folder, script) as shell:
         shown, _ = shell.communicate(timeout=900)
     assert shell.returncode == 0, shown[-3000:]
     return shown
@@ -97,7 +117,7 @@ def test_the_wheel_is_installed(wheels: Path, tmp_path: Path) -> None:
 
 def test_the_installation(tmp_path: Path) -> None:
     """From a clone, built by what is here: an index is not asked."""
-    [command] = commands(block("README.md", "console", "pip install"))
+    [command] = commands_of(block("README.md", "console", "pip install"))
     offline = ["--no-deps", "--no-build-isolation", "--no-index", "--target", str(tmp_path)]
     subprocess.run([sys.executable, "-m", *shlex.split(command), *offline], cwd=ROOT, check=True, timeout=120)
     [metadata] = tmp_path.glob("airflow_provider_talkable-*.dist-info")
@@ -163,13 +183,13 @@ def test_the_quickstart(tmp_path: Path, free_port: int) -> None:
 
 @pytest.mark.airflow_process
 @pytest.mark.takes_long
-def test_going_live(tmp_path: Path, sandboxes: Sandboxes, migrated: Path) -> None:
+def test_going_live(tmp_path: Path, sandboxes: Sandboxes, migrated: Path, forked: str) -> None:
     """Connect, preview, the first hundred, all: from the folder that the quickstart has made."""
     sandbox, demo = sandboxes(), Demo(tmp_path)
     demo.make(sandbox)
     (tmp_path / "airflow").mkdir()
     shutil.copy(migrated, tmp_path / "airflow")
-    begin = block("docs/quickstart.md", "console", "source")
+    begin = forked + block("docs/quickstart.md", "console", "source")
     run = begin + block("docs/quickstart.md", "console", "db migrate").partition("&& ")[2]
     log = typed(tmp_path, run)
     assert "Preview: nothing was sent" in log
