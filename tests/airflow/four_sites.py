@@ -162,7 +162,9 @@ def is_at_rest(deployment: Deployment, *, seconds: float = 60) -> bool:
 
 
 def forget_runs(deployment: Deployment) -> None:
-    """Remove what is left of tests: runs and what hangs on them, events of assets, logs and lineage."""
+    """Remove what is left of tests: runs and what hangs on them, events of assets, logs, lineage, and the
+    warehouse of the examples.
+    """
     assets = "asset" if IS_AIRFLOW_3 else "dataset"
     with deployment.metadata.begin() as connection:
         # Row by row: the scheduler goes on, and would not survive a deadlock over whole tables.
@@ -170,4 +172,5 @@ def forget_runs(deployment: Deployment) -> None:
             connection.exec_driver_sql(f"DELETE FROM {table}")
     for log in deployment.airflow.home.rglob("attempt=*.log*"):
         log.unlink()
-    (deployment.airflow.home / "lineage.jsonl").unlink(missing_ok=True)
+    for left in ("lineage.jsonl", "warehouse.sqlite"):
+        (deployment.airflow.home / left).unlink(missing_ok=True)
