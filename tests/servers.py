@@ -137,7 +137,7 @@ def empty(url: URL) -> None:
         preparer = engine.dialect.identifier_preparer
         for schema in inspect(connection).get_schema_names():
             if schema != "information_schema":
-                connection.exec_driver_sql(f"DROP SCHEMA {preparer.quote(schema)} CASCADE".replace("%", "%%"))
+                connection.exec_driver_sql(f"DROP SCHEMA {preparer.quote(schema)} CASCADE")
         connection.exec_driver_sql("CREATE SCHEMA public AUTHORIZATION pg_database_owner")
         connection.exec_driver_sql("GRANT USAGE ON SCHEMA public TO PUBLIC")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -80,10 +81,12 @@ def server() -> str:
     """The server's socket. Whoever of the run comes first starts it; it ends with the run."""
     if SOCKET in os.environ:
         return os.environ[SOCKET]
-    # Of pytest's process, which is the parent of each that runs tests for it.
-    owner = os.getppid() if "PYTEST_XDIST_WORKER" in os.environ else os.getpid()
+    run, owner = os.environ.get("PYTEST_XDIST_TESTRUNUID"), os.getpid()
+    if run:
+        # Each process that runs tests is a child of pytest's.
+        owner = os.getppid()
     # Below pytest's own folder the socket's path would be too long.
-    folder = Path(tempfile.gettempdir(), f"talkable-forks-{owner}")
+    folder = Path(tempfile.gettempdir(), f"talkable-forks-{run or secrets.token_hex(16)}")
     folder.mkdir(exist_ok=True)
     with locked(folder, "server"), (folder / "log").open("a") as log:
         if not (folder / "socket").exists():
