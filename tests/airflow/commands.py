@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from threading import Timer
 
@@ -76,7 +75,6 @@ def fork(
     return subprocess.CompletedProcess([module, *arguments], int(answer), *written)
 
 
-@cache
 def server() -> str:
     """The server's socket. Whoever of the run comes first starts it; it ends with the run."""
     if SOCKET in os.environ:

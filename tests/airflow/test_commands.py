@@ -50,6 +50,7 @@ while not os.path.exists({str(over)!r}):
         try:
             other = beside.submit(wait, 120)
             while not (first := running()):
+                assert not other.done(), other.result()
                 time.sleep(0.1)
             with pytest.raises(subprocess.TimeoutExpired):
                 wait(5)

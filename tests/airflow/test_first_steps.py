@@ -20,22 +20,21 @@ from subprocess import PIPE, Popen
 import pytest
 
 from airflow_provider_talkable.sandbox.demo import Demo
-from tests.airflow import commands
+from tests.airflow.commands import server as fork_server
 from tests.airflow.conftest import RUN_DATE, Airflow
 from tests.conftest import Sandboxes
-from tests.documents import ROOT, block, table
-from tests.documents import commands as commands_of
+from tests.documents import ROOT, block, commands, table
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 OFFLINE = "--no-deps --no-build-isolation --no-index --quiet"
 
 
 @contextmanager
-def terminal(folder: Path, script: str) -> Iterator[Popen[str]]:
+def terminal(folder: Path, commands: str) -> Iterator[Popen[str]]:
     """A shell as a reader has it, in which this environment is active; it ends with the block."""
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     with Popen(
-        ["bash", "-ec", script],
+        ["bash", "-ec", commands],
         cwd=folder,
         env=environment,
         stdout=PIPE,
@@ -51,7 +50,7 @@ def terminal(folder: Path, script: str) -> Iterator[Popen[str]]:
 @pytest.fixture
 def forked(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What is typed before commands of ``airflow`` that are to be forked from what has imported Airflow."""
-    commands.server()
+    fork_server()
     program = tmp_path_factory.mktemp("bin") / "airflow"
     program.write_text(f"""#!{sys.executable}
 import os, sys
@@ -66,9 +65,9 @@ sys.exit(done.returncode)
     return f"PATH={program.parent}:$PATH\n"
 
 
-def typed(folder: Path, script: str) -> str:
+def typed(folder: Path, commands: str) -> str:
     """What is shown after commands, each of which has to succeed."""
-    with terminal(folder, script) as shell:
+    with terminal(folder, commands) as shell:
         shown, _ = shell.communicate(timeout=900)
     assert shell.returncode == 0, shown[-3000:]
     return shown
@@ -117,7 +116,7 @@ def test_the_wheel_is_installed(wheels: Path, tmp_path: Path) -> None:
 
 def test_the_installation(tmp_path: Path) -> None:
     """From a clone, built by what is here: an index is not asked."""
-    [command] = commands_of(block("README.md", "console", "pip install"))
+    [command] = commands(block("README.md", "console", "pip install"))
     offline = ["--no-deps", "--no-build-isolation", "--no-index", "--target", str(tmp_path)]
     subprocess.run([sys.executable, "-m", *shlex.split(command), *offline], cwd=ROOT, check=True, timeout=120)
     [metadata] = tmp_path.glob("airflow_provider_talkable-*.dist-info")
