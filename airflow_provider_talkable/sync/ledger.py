@@ -36,7 +36,7 @@ from airflow_provider_talkable.sync.orders import Taken
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.settled import DATABASES
 from airflow_provider_talkable.sync.statement_sizes import LookUpSize
-from airflow_provider_talkable.sync.tables import OwnTable
+from airflow_provider_talkable.sync.tables import Layout, OwnTable
 from airflow_provider_talkable.sync.unkeepable import sift
 
 log = logging.getLogger(__name__)
@@ -47,6 +47,9 @@ T = TypeVar("T")
 _LONGEST_ALIVE = timedelta(hours=4)
 
 DEFAULT_TABLE = "talkable_refund_ledger"
+LEDGER = Layout(
+    "ledger", columns, indexed="origin_slug", indexed_where=OF_OUTCOMES, indexed_moment="logged_at"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +84,7 @@ class Ledger:
         writer: str | None = None,
     ) -> None:
         self.writer = writer or secrets.token_hex(4)
-        self._own = OwnTable(
-            engine,
-            "ledger",
-            table,
-            schema,
-            columns(),
-            indexed="origin_slug",
-            indexed_where=OF_OUTCOMES,
-            indexed_moment="logged_at",
-        )
+        self._own = OwnTable(engine, LEDGER, table, schema)
         self._engine = engine
         self._table = self._own.table
         self.name = self._own.name

@@ -33,7 +33,7 @@ from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
 from airflow_provider_talkable.sync.rows import MAX_KEY, MAX_SITE, Row
 from airflow_provider_talkable.sync.sites import doubtful_sites
 from airflow_provider_talkable.sync.snapshot import Snapshot
-from airflow_provider_talkable.sync.tables import OwnTable, added, storable
+from airflow_provider_talkable.sync.tables import Layout, OwnTable, added, storable
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,7 @@ class Report:
     def __init__(
         self, engine: Engine, *, table: str, schema: str | None = None, task_run: TaskRun | None = None
     ) -> None:
-        self._own = OwnTable(engine, "report", table, schema, report_columns())
+        self._own = OwnTable(engine, REPORT, table, schema)
         self._task_run = {name: getattr(task_run or TaskRun(), name) for name in TaskRun.__slots__}
         self.name = self._own.name
 
@@ -351,3 +351,6 @@ def report_columns() -> list[Column[Any]]:
         Column("message", ExactText()),
         *task_columns(),
     ]
+
+
+REPORT = Layout("report", report_columns)

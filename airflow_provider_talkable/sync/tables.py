@@ -7,6 +7,8 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from sqlalchemy import Column, Index, MetaData, Table, inspect, select, text
@@ -48,51 +50,65 @@ OPENING_PATIENCE = 5.0
 """The same before anything was sent: then it is more likely a mistake in the connection."""
 
 
-class OwnTable:
-    """A table of this package's. It belongs to one thread.
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What a table of this package's is like, in whichever database.
 
-    :param engine: The database.
     :param what: What errors call it, e.g. ``ledger``.
-    :param name: The table's name, quoted as it is; one of small letters is not, where the database folds
-        those to capitals.
-    :param schema: Its schema, likewise; it is not made. Default: the connection's.
-    :param columns: Its columns. One made by :func:`added` came later: a table without it gets it.
+    :param columns: Makes its columns. One made by :func:`added` came later: a table without it gets it.
     :param indexed: A column of text that look-ups go by, beside the primary key; indexed where the database
         can.
     :param indexed_where: A condition that those look-ups have word by word: only what meets it is indexed,
         where the database can.
     :param indexed_moment: A column of moments that periods are looked up by, likewise.
-    :raises LedgerError: if there is no telling where the table lies.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        what: str,
-        name: str,
-        schema: str | None,
-        columns: Sequence[Column[Any]],
-        *,
-        indexed: str | None = None,
-        indexed_where: TextClause | None = None,
-        indexed_moment: str | None = None,
-    ) -> None:
+    what: str
+    columns: Callable[[], Sequence[Column[Any]]]
+    indexed: str | None = None
+    indexed_where: TextClause | None = None
+    indexed_moment: str | None = None
+
+
+class OwnTable:
+    """A table of this package's. It belongs to one thread.
+
+    :param engine: The database.
+    :param layout: What it is like.
+    :param name: The table's name, quoted as it is; one of small letters is not, where the database folds
+        those to capitals.
+    :param schema: Its schema, likewise; it is not made. Default: the connection's.
+    :raises LedgerError: if there is no telling where the table lies, or the database can keep none.
+    """
+
+    def __init__(self, engine: Engine, layout: Layout, name: str, schema: str | None) -> None:
+        what, dialect = layout.what, engine.dialect
         if "." in name:
             before, _, last = name.rpartition(".")
             raise LedgerError(
                 f"{what}_table={name!r}: give the table's name alone, as {what}_schema={before!r} and "
                 f"{what}_table={last!r}"
             )
+        if dialect.name == "bigquery" and not (schema or engine.url.database):
+            raise LedgerError(
+                f"{what}_schema={schema!r}: BigQuery keeps tables in datasets; give {what}_schema the name "
+                f"of the dataset that the {what} lies in"
+            )
+        if dialect.name == "awsathena":
+            raise LedgerError(
+                f"Athena cannot keep the {what}: it makes no table without a location in S3, deletes no rows "
+                "of such a table, and reads 256 KiB of SQL at most; give ledger_conn_id a connection to "
+                "another database, PostgreSQL for instance"
+            )
         self.engine = engine
         self.what = what
         self.name = f"{schema}.{name}" if schema else name
-        self.table = _table(engine, what, name, schema, columns)
+        self.table = _table(
+            layout, dialect.name, _quoted(name, dialect), _quoted(schema, dialect) if schema else None
+        )
+        self._indexes = sorted(self.table.indexes, key=lambda index: str(index.name))
         self.missing: frozenset[str] = frozenset()
         """The columns that a table lacks which was opened to be read only."""
-        self._indexes: list[Index] = []
-        if engine.dialect.name in _INDEXING:
-            self._indexes += [_index(self.table, indexed, indexed_where)] if indexed else []
-            self._indexes += [_index_of_moment(self.table, indexed_moment)] if indexed_moment else []
         self.is_new = False
         """Whether :meth:`open` has made it."""
         self.seconds = 0.0
@@ -284,46 +300,41 @@ def added(column: Column[Any]) -> Column[Any]:
     return column
 
 
-def _table(engine: Engine, what: str, name: str, schema: str | None, columns: Sequence[Column[Any]]) -> Table:
-    """The table as the engine's database makes it."""
-    dialect = engine.dialect
+# To make a statement into SQL, which is done once for each table, takes longer than most take to run.
+@lru_cache
+def _table(layout: Layout, dialect: str, name: quoted_name, schema: quoted_name | None) -> Table:
+    """The table as a database makes it, with its indexes."""
+    columns = layout.columns()
     key = [column.name for column in columns if column.primary_key]
     options: dict[str, Any] = {}
-    if dialect.name == "awsathena":
-        raise LedgerError(
-            f"Athena cannot keep the {what}: it makes no table without a location in S3, deletes no rows of "
-            "such a table, and reads 256 KiB of SQL at most; give ledger_conn_id a connection to another "
-            "database, PostgreSQL for instance"
-        )
-    if dialect.name in _WITHOUT_KEYS:
+    if dialect in _WITHOUT_KEYS:
         for column in columns:
             column.primary_key = False
-    if dialect.name == "bigquery":
-        if not (schema or engine.url.database):
-            raise LedgerError(
-                f"{what}_schema={schema!r}: BigQuery keeps tables in datasets; give {what}_schema the name "
-                f"of the dataset that the {what} lies in"
-            )
+    if dialect == "bigquery":
         options["bigquery_clustering_fields"] = key[:2] or None
-    if dialect.name == "clickhousedb":
+    if dialect == "clickhousedb":
         from clickhouse_connect.cc_sqlalchemy.engines import MergeTree  # loaded by the dialect
 
         for column in columns:
             column.type = type_in_clickhouse(column)
         options["clickhousedb_engine"] = MergeTree(order_by=key or "tuple()")
-    if dialect.name in ("mysql", "mariadb"):
+    if dialect in ("mysql", "mariadb"):
         own = {"engine": "InnoDB", "charset": "utf8mb4", "row_format": "DYNAMIC"}
-        options = {f"{dialect.name}_{option}": value for option, value in own.items()}
+        options = {f"{dialect}_{option}": value for option, value in own.items()}
     table = Table(
-        _quoted(name, dialect),
+        name,
         MetaData(),
         *columns,
-        schema=None if schema is None else _quoted(schema, dialect),
+        schema=schema,
         **{option: value for option, value in options.items() if value is not None},
     )
-    if dialect.name == "mssql":
+    if dialect == "mssql":
         # The table itself would be sorted by it, and a key for that has to be shorter.
         table.primary_key.dialect_options["mssql"]["clustered"] = False
+    if dialect in _INDEXING and layout.indexed:
+        _index(table, layout.indexed, layout.indexed_where)
+    if dialect in _INDEXING and layout.indexed_moment:
+        _index_of_moment(table, layout.indexed_moment)
     return table
 
 
@@ -333,13 +344,13 @@ def _quoted(name: str, dialect: Dialect) -> quoted_name:
     return quoted_name(name, quote=None if is_plain else True)
 
 
-def _index_of_moment(table: Table, column: str) -> Index:
-    return Index(f"{table.name[:40]}_{column}"[:63], table.columns[column])
+def _index_of_moment(table: Table, column: str) -> None:
+    Index(f"{table.name[:40]}_{column}"[:63], table.columns[column])
 
 
-def _index(table: Table, column: str, where: TextClause | None) -> Index:
+def _index(table: Table, column: str, where: TextClause | None) -> None:
     # By hash, since text may be longer than what PostgreSQL takes into a tree.
-    return Index(
+    Index(
         f"{table.name[:40]}_{column}"[:63],
         table.columns[column],
         postgresql_using="hash",

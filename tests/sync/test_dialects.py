@@ -25,9 +25,9 @@ from airflow_provider_talkable.protocol.results import RefundResult
 from airflow_provider_talkable.sync.bounded_reads import Visible
 from airflow_provider_talkable.sync.columns import columns
 from airflow_provider_talkable.sync.database_errors import is_gone, is_missing_table
-from airflow_provider_talkable.sync.ledger import Ledger
+from airflow_provider_talkable.sync.ledger import LEDGER, Ledger
 from airflow_provider_talkable.sync.overview import Period, is_newest, overview_of
-from airflow_provider_talkable.sync.reconcile import report_columns
+from airflow_provider_talkable.sync.reconcile import REPORT
 from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.settling import unconfirmed
 from airflow_provider_talkable.sync.tables import OwnTable
@@ -85,7 +85,7 @@ def parsed(sql: Any, dialect: Dialect, grammar: str) -> str:
 def test_the_grammar_has_what_is_asked(name: str) -> None:
     grammar, key, moment, text = DIALECTS[name]
     dialect = dialect_of(name)
-    own = OwnTable(engine_of(dialect), "ledger", NAME, None, columns())
+    own = OwnTable(engine_of(dialect), LEDGER, NAME, None)
     table = own.table
     made = parsed(CreateTable(table), dialect, grammar)
     # ClickHouse's types say themselves that there is no NULL.
@@ -106,7 +106,7 @@ def test_the_grammar_has_what_is_asked(name: str) -> None:
 @pytest.mark.parametrize("name", ["mssql", "databricks", "oracle"])
 def test_what_a_user_may_see_takes_no_parameters(name: str) -> None:
     dialect = dialect_of(name)
-    table = OwnTable(engine_of(dialect), "ledger", NAME, None, columns()).table
+    table = OwnTable(engine_of(dialect), LEDGER, NAME, None).table
     seen = table.select().where(Visible(frozenset(f"dag.{n}" for n in range(1200))).condition(table))
     compiled = seen.compile(dialect=dialect, compile_kwargs={"render_postcompile": True})
     assert "'dag.1199'" in compiled.string
@@ -115,20 +115,20 @@ def test_what_a_user_may_see_takes_no_parameters(name: str) -> None:
 
 def test_clickhouse_sorts_by_the_key_and_lets_other_columns_be_empty() -> None:
     dialect = dialect_of("clickhousedb")
-    table = OwnTable(engine_of(dialect), "ledger", NAME, "shop", columns()).table
+    table = OwnTable(engine_of(dialect), LEDGER, NAME, "shop").table
     made = parsed(CreateTable(table), dialect, "clickhouse")
     assert made.endswith("Engine MergeTree ORDER BY (site_slug,refund_key,entry_id)")
     for column in ("`refunded_at` Nullable(DateTime64(6, 'UTC'))", "`settles` Nullable(String)"):
         assert column in made
     assert "`reward_amount` Nullable(Decimal(15, 4))" in made
     assert "`reward_paid` Nullable(Bool)" in made
-    report = OwnTable(engine_of(dialect), "report", "discrepancies", None, report_columns()).table
+    report = OwnTable(engine_of(dialect), REPORT, "discrepancies", None).table
     assert parsed(CreateTable(report), dialect, "clickhouse").endswith("Engine MergeTree ORDER BY tuple()")
 
 
 def test_clickhouse_gets_moments_in_utc_whatever_the_servers_time_zone_is() -> None:
     dialect = dialect_of("clickhousedb")
-    table = OwnTable(engine_of(dialect), "ledger", NAME, None, columns()).table
+    table = OwnTable(engine_of(dialect), LEDGER, NAME, None).table
     moment = datetime(2026, 1, 2, 1, 30, 0, 7000, tzinfo=timezone(timedelta(hours=2)))
     for column in (table.columns.logged_at, table.columns.refunded_at):
         write = column.type.bind_processor(dialect)
@@ -140,7 +140,7 @@ def test_clickhouse_gets_moments_in_utc_whatever_the_servers_time_zone_is() -> N
 
 def test_clickhouse_is_asked_for_the_newest_entry_without_a_look_outside() -> None:
     dialect = dialect_of("clickhousedb")
-    table = OwnTable(engine_of(dialect), "ledger", NAME, None, columns()).table
+    table = OwnTable(engine_of(dialect), LEDGER, NAME, None).table
     asked = parsed(table.select().where(*is_newest(table, Period(), dialect)), dialect, "clickhouse")
     _, inside = asked.split(" IN (SELECT ")
     assert f"FROM `{NAME}` AS `later`" in inside
@@ -150,13 +150,13 @@ def test_clickhouse_is_asked_for_the_newest_entry_without_a_look_outside() -> No
 def test_athena_keeps_no_ledger() -> None:
     # Its dialect is loaded to know that this is still its name.
     with pytest.raises(LedgerError, match="give ledger_conn_id a connection to another database"):
-        OwnTable(engine_of(dialect_of("awsathena")), "ledger", NAME, None, columns())
+        OwnTable(engine_of(dialect_of("awsathena")), LEDGER, NAME, None)
 
 
 def test_a_name_needs_no_quotes_where_small_letters_are_folded() -> None:
     oracle = dialect_of("oracle")
     for name, quoted in ((NAME, NAME), ("Ledger", '"Ledger"'), ("a b", '"a b"')):
-        table = OwnTable(engine_of(oracle), "ledger", name, "shop", columns()).table
+        table = OwnTable(engine_of(oracle), LEDGER, name, "shop").table
         assert oracle.identifier_preparer.format_table(table) == f"shop.{quoted}"
 
 
