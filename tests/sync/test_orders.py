@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL, Engine
 from airflow_provider_talkable.client.pacing import Pace
 from airflow_provider_talkable.sandbox import Canned, Reset
 from airflow_provider_talkable.sandbox.talkable import Generation, SecondRefund
-from tests.conftest import Sandboxes
+from tests.conftest import Sandboxes, sized
 from tests.shop import Shop
 
 WITH_SUBTOTAL = (
@@ -171,16 +171,20 @@ class TestASecondRefund:
 def test_every_generation_says_the_same_of_the_same_facts(
     shops: Callable[..., Shop], second: SecondRefund
 ) -> None:
+    orders, again = sized(300), sized(190)
     ledgers = []
     for generation in Generation:
         shop = shops(generation=generation, second_refund=second)
-        for number in range(300):
+        for number in range(orders):
             referral: Any = LATE if number % 7 == 0 else None if number % 11 == 0 else {}
             shop.order(f"order-{number}", referral=referral)
         # Parts, parts of parts, wholes by amount, wholes after parts, and orders nobody knows.
         shop.refund(
-            *[(f"r{n}", f"order-{n}", None, {0: None, 1: 30, 2: 100, 3: 40}[n % 4]) for n in range(310)],
-            *[(f"s{n}", f"order-{n}", None, None if n % 8 == 1 else 25) for n in range(190)],
+            *[
+                (f"r{n}", f"order-{n}", None, {0: None, 1: 30, 2: 100, 3: 40}[n % 4])
+                for n in range(orders + 10)
+            ],
+            *[(f"s{n}", f"order-{n}", None, None if n % 8 == 1 else 25) for n in range(again)],
         )
         shop.sync(sql=WITH_SUBTOTAL, void_referral=True)
         ledgers.append(
@@ -191,7 +195,7 @@ def test_every_generation_says_the_same_of_the_same_facts(
             }
         )
     first, *others = ledgers
-    assert len(first) == 500
+    assert len(first) == orders + 10 + again
     events = Counter(event for event, *_ in first.values())
     assert events["not_found"] == 10
     assert (events["not_counted"] > 0) is (second is SecondRefund.REFUSE)
