@@ -103,7 +103,8 @@ def mariadb(folder: Path) -> Iterator[Callable[[], URL]]:
 
     def new_database() -> URL:
         name = next(names)
-        query = {"unix_socket": str(home / "socket"), "charset": "utf8mb4"}
+        # The driver would get ready for TLS with each connection, which takes longer than all else does.
+        query = {"unix_socket": str(home / "socket"), "charset": "utf8mb4", "ssl_disabled": "true"}
         url = URL.create("mysql+pymysql", "root", query=query)
         engine = create_engine(url)
         with engine.begin() as connection:
