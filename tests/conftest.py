@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import tempfile
@@ -82,6 +83,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("takes_long") is None)
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the tests stays: nobody has to look at all of it again for what is to be freed."""
+    gc.freeze()
 
 
 Sandboxes = Callable[..., Sandbox]
