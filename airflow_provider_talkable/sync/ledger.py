@@ -158,7 +158,7 @@ class Ledger:
     def query(self) -> str:
         """The statement, in the database's own SQL, that selects what this task has written in this run."""
         by_age = self._table.columns.entry_id
-        statement = select(self._table).where(*self._lookups.is_of_task).order_by(by_age)
+        statement = select(self._table).where(*self._lookups.statements.is_of_task).order_by(by_age)
         return str(statement.compile(self._engine, compile_kwargs={"literal_binds": True}))
 
     @property
@@ -250,7 +250,7 @@ class Ledger:
 
     def column(self, name: str) -> ColumnElement[Any]:
         """A column to read, of nothing where the table lacks it."""
-        return self._lookups.column(name)
+        return self._lookups.statements.column(name)
 
     def orders(self, rows: Iterable[Row]) -> dict[Key, list[Taken]]:
         """What Talkable has taken, or may have, of the rows' orders, by site and slug; each refund once."""
