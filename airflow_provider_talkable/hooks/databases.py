@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import BaseHook
 from airflow_provider_talkable.protocol.errors import TalkableError
 
 if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection
     from sqlalchemy.engine import Engine
 
 _BIGQUERY = (
@@ -43,19 +44,20 @@ def connect_of(conn_id: str) -> Callable[[], Any]:
         where the driver can do without.
     :raises TalkableError: if it is not an SQL database.
     """
-    _sql_hook(conn_id)
+    connection = BaseHook.get_connection(conn_id)
+    _sql_hook(connection)
 
     def connect() -> Any:
         # A hook of its own: some keep their connection, also one that is closed.
-        hook = _sql_hook(conn_id)
+        hook = _sql_hook(connection)
         if hook.conn_type == "gcpbigquery":
             # What the hook itself has for a cursor gives moments as numbers and amounts as text.
             client = hook.get_client(project_id=hook.project_id, location=hook.location)
             return import_module("google.cloud.bigquery.dbapi").connect(client)
-        connection = hook.get_conn()
+        opened = hook.get_conn()
         if hook.supports_autocommit:
-            hook.set_autocommit(connection, autocommit=False)
-        return connection
+            hook.set_autocommit(opened, autocommit=False)
+        return opened
 
     return connect
 
@@ -66,7 +68,7 @@ def engine_of(conn_id: str, opened: ExitStack) -> Engine:
     :param opened: Closes the engine's connections.
     :raises TalkableError: if it is not an SQL database.
     """
-    hook = _sql_hook(conn_id)
+    hook = _sql_hook(BaseHook.get_connection(conn_id))
     creating = _CREATING.get(hook.conn_type)
     more = {"engine_kwargs": {"creator": partial(creating, hook)}} if creating else {}
     engine: Engine = hook.get_sqlalchemy_engine(**more)
@@ -92,15 +94,15 @@ def _duckdb(hook: Any) -> Any:
 _CREATING: dict[str, Callable[[Any], Any]] = {"postgres": _postgres, "duckdb": _duckdb}
 
 
-def _sql_hook(conn_id: str) -> Any:
-    connection = BaseHook.get_connection(conn_id)
+def _sql_hook(connection: Connection) -> Any:
     if connection.conn_type in _SQL_HOOKS:
         module, name, conn_name_attr, more = _SQL_HOOKS[connection.conn_type]
-        return getattr(import_module(module), name)(**{conn_name_attr: conn_id}, **more)
-    hook: Any = BaseHook.get_hook(conn_id)
+        return getattr(import_module(module), name)(**{conn_name_attr: connection.conn_id}, **more)
+    hook = connection.get_hook()  # type: ignore[no-untyped-call,unused-ignore]
     if not hasattr(hook, "get_sqlalchemy_engine"):
         raise TalkableError(
-            f"Connection {conn_id!r} is not an SQL database ({type(hook).__name__}); give one whose hook is "
-            "a DbApiHook, of the type postgres, mysql, snowflake, gcpbigquery or databricks for instance"
+            f"Connection {connection.conn_id!r} is not an SQL database ({type(hook).__name__}); give one "
+            "whose hook is a DbApiHook, of the type postgres, mysql, snowflake, gcpbigquery or databricks "
+            "for instance"
         )
     return hook
