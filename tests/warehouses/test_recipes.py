@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import BaseHook
 from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable.hooks import databases
@@ -94,4 +95,4 @@ def test_the_hook_is_the_one_for_sql(
 ) -> None:
     pytest.importorskip(module, reason=ELSEWHERE)
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": conn_type}))
-    assert type(databases._sql_hook("warehouse")).__name__ == hook
+    assert type(databases._sql_hook(BaseHook.get_connection("warehouse"))).__name__ == hook
