@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -30,6 +31,7 @@ from airflow_provider_talkable.client.retries import RetryPolicy
 from airflow_provider_talkable.client.sync import TalkableClient
 from airflow_provider_talkable.sandbox import Sandbox
 from tests import servers
+from tests.network import self_signed
 from tests.shop import Shop
 
 KEY = "i9uil7nQgDjucCiTJu"
@@ -68,6 +70,11 @@ SHARING = {
 }
 
 
+def sharing(nodeid: str) -> str:
+    """What a test shares with others, or its own name."""
+    return next((name for name, tests in SHARING.items() if re.match(tests, nodeid)), nodeid)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Give each test to the process that is free next."""
@@ -75,13 +82,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
-            return next((name for name, tests in SHARING.items() if re.match(tests, nodeid)), nodeid)
+            return sharing(nodeid)
 
     return Scheduling(config, log)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes run them, mix tests that wait with tests that compute: neighbours are alike."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: crc32(sharing(item.nodeid).encode()))
     items.sort(key=lambda item: item.get_closest_marker("takes_long") is None)
 
 
@@ -193,6 +203,12 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of all processes of this run."""
     own = tmp_path_factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1, signed by itself, and its key."""
+    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="session")

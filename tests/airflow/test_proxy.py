@@ -26,7 +26,7 @@ from airflow_provider_talkable.sensors.referral import TalkableReferralSensor
 from airflow_provider_talkable.transfers.sql_to_talkable import SqlToTalkableRefundOperator
 from tests.airflow.task import TaskInstance
 from tests.conftest import Sandboxes
-from tests.network import Peer, answering, connect_proxy, self_signed, with_tls
+from tests.network import Peer, answering, connect_proxy, with_tls
 
 # Each form of it differs from the others.
 SECRET = "i9uil7n+Qg/DjucCi=TJu%41&~"
@@ -155,11 +155,6 @@ def connect(
         monkeypatch.setenv("AIRFLOW_CONN_TALKABLE_DEFAULT", json.dumps(connection))
 
     return make
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return self_signed(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture

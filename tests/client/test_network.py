@@ -268,7 +268,7 @@ CELLS = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The certificate of an authority that has signed none of the peers'."""
     return self_signed(tmp_path_factory.mktemp("authority"))[0]
