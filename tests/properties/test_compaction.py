@@ -10,7 +10,7 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy.engine import URL, Engine
 
@@ -96,10 +96,12 @@ def known(ledger: Ledger, keys: Sequence[str]) -> Iterator[tuple[Any, ...]]:
     yield "recently", overview_of(ledger, Period(SITE, since=NOW - timedelta(days=2)), limit=100)
     yield "late", late(ledger)
     yield "in doubt", unconfirmed(ledger, site_slug=SITE)
+    # They are looked up by their keys, whatever else a row has.
+    histories = ledger.histories([Row(SITE, key, "any") for key in keys])
+    yield "histories", {key: facts(history) for key, history in histories.items()}
     for key, order, amount in product(keys, ORDERS, AMOUNTS):
         row = Row(SITE, key, order, None, amount)
-        history = ledger.histories([row]).get((SITE, key), History())
-        yield key, facts(history)
+        history = histories.get((SITE, key), History())
         yield "reconciled", against_ledger(row, history), is_to_be_asked(row, settled_entry(history))
         for resend, named, doubtful, void in product(
             (frozenset[Outcome](), frozenset({Outcome.NOT_FOUND, Outcome.REJECTED, Outcome.CONFLICT})),
@@ -140,7 +142,7 @@ AFTERWARDS = [step("failed", 1, 1, 30)] * 2
 
 @pytest.mark.takes_long
 def test_what_is_known_stays_the_same(both: Both) -> None:
-    @examples(100, suppress_health_check=[HealthCheck.too_slow])
+    @examples(100)
     @given(given_histories=st.lists(histories, min_size=1, max_size=3), cut=st.integers(0, 12))
     @example([[step("refunded", 0, 1, 30), *AFTERWARDS]], 12)
     @example([[step("already_refunded", 0, 1, 30, origin_slug="B"), *AFTERWARDS]], 12)

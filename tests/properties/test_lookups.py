@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy.engine import URL, Engine
 
@@ -18,6 +18,7 @@ from airflow_provider_talkable.sync.columns import READ, Values
 from airflow_provider_talkable.sync.entries import SETTLED, SUBMITTED, Entry, History
 from airflow_provider_talkable.sync.ledger import Ledger
 from airflow_provider_talkable.sync.rows import Row
+from tests.conftest import examples
 
 NOW = time.time_ns()
 WRITERS = [f"{n:08x}" for n in (1, 7, 0xFFFFFFFF)]
@@ -83,7 +84,7 @@ def test_a_look_up_comes_to_what_all_entries_come_to(database: URL, engines: Cal
     ledger.open()
     numbers = count()
 
-    @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @examples(300)
     @given(histories=st.lists(st.lists(steps, min_size=1, max_size=12), min_size=1, max_size=4))
     @example(histories=[[("submitted", WRITERS[0], 0, 3), ("failed", WRITERS[1], 1, 0.01)]])
     @example(histories=[[("submitted", WRITERS[0], 0, 3), ("failed", WRITERS[0], 1, 3)] * 9])
