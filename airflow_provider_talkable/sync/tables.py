@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from sqlalchemy import Column, Index, MetaData, Table, inspect, select, text
-from sqlalchemy.engine import Dialect, Engine
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, NoSuchTableError, SQLAlchemyError
 from sqlalchemy.schema import CreateColumn, CreateIndex
 from sqlalchemy.sql import quoted_name
@@ -103,9 +103,7 @@ class OwnTable:
         self.engine = engine
         self.what = what
         self.name = f"{schema}.{name}" if schema else name
-        self.table = _table(
-            layout, dialect.name, _quoted(name, dialect), _quoted(schema, dialect) if schema else None
-        )
+        self.table = _table(layout, dialect.name, name, schema, folds=dialect.requires_name_normalize)
         self._indexes = sorted(self.table.indexes, key=lambda index: str(index.name))
         self.missing: frozenset[str] = frozenset()
         """The columns that a table lacks which was opened to be read only."""
@@ -302,8 +300,8 @@ def added(column: Column[Any]) -> Column[Any]:
 
 # To make a statement into SQL, which is done once for each table, takes longer than most take to run.
 @lru_cache
-def _table(layout: Layout, dialect: str, name: quoted_name, schema: quoted_name | None) -> Table:
-    """The table as a database makes it, with its indexes."""
+def _table(layout: Layout, dialect: str, name: str, schema: str | None, *, folds: bool) -> Table:
+    """The table as a database makes it, with its indexes; ``folds``: small letters to capitals."""
     columns = layout.columns()
     key = [column.name for column in columns if column.primary_key]
     options: dict[str, Any] = {}
@@ -322,10 +320,10 @@ def _table(layout: Layout, dialect: str, name: quoted_name, schema: quoted_name 
         own = {"engine": "InnoDB", "charset": "utf8mb4", "row_format": "DYNAMIC"}
         options = {f"{dialect}_{option}": value for option, value in own.items()}
     table = Table(
-        name,
+        _quoted(name, folds=folds),
         MetaData(),
         *columns,
-        schema=schema,
+        schema=_quoted(schema, folds=folds) if schema else None,
         **{option: value for option, value in options.items() if value is not None},
     )
     if dialect == "mssql":
@@ -338,9 +336,9 @@ def _table(layout: Layout, dialect: str, name: quoted_name, schema: quoted_name 
     return table
 
 
-def _quoted(name: str, dialect: Dialect) -> quoted_name:
+def _quoted(name: str, *, folds: bool) -> quoted_name:
     # What folds small letters to capitals finds the name without quotes, as people write it.
-    is_plain = dialect.requires_name_normalize and _NEEDS_NO_QUOTES.fullmatch(name)
+    is_plain = folds and _NEEDS_NO_QUOTES.fullmatch(name)
     return quoted_name(name, quote=None if is_plain else True)
 
 
