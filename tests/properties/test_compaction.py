@@ -26,6 +26,7 @@ from airflow_provider_talkable.sync.rows import Row
 from airflow_provider_talkable.sync.settling import unconfirmed
 from tests.conftest import examples
 from tests.documents import block
+from tests.properties.test_lookups import NOW as TICKS
 from tests.properties.test_lookups import WRITERS, facts, steps, written
 
 SITE = "my-store"
@@ -62,9 +63,15 @@ class Both:
             ledger.append(entries)
 
 
-def entries_of(key: str, history: list[tuple[Any, dict[str, Any]]]) -> list[Values]:
+def key_of(number: int) -> str:
+    return f"key-{number}"
+
+
+def entries_of(number: int, history: list[tuple[Any, dict[str, Any]]]) -> list[Values]:
+    """The entries of a refund; those of no other have the same time, by which they are in order."""
     entries = []
-    for entry, (_, of_order) in zip(written([step for step, _ in history]), history, strict=False):
+    told = written([step for step, _ in history], TICKS + number * 10)
+    for entry, (_, of_order) in zip(told, history, strict=False):
         ticks = int(str(entry["entry_id"])[:16], 16)
         paid = of_order["reward_paid"]
         entries.append(
@@ -72,7 +79,7 @@ def entries_of(key: str, history: list[tuple[Any, dict[str, Any]]]) -> list[Valu
             | of_order
             | {
                 "site_slug": SITE,
-                "refund_key": key,
+                "refund_key": key_of(number),
                 "logged_at": datetime.fromtimestamp(ticks / 1e9, UTC),
                 "reward_known_by": None if paid is None else "rewards",
             }
@@ -157,10 +164,10 @@ def test_what_is_known_stays_the_same(both: Both) -> None:
     @example([[step("submitted", 0, 0, 30), step("settled_not_refunded", 1, 0, 30), *AFTERWARDS]], 12)
     def keep(given_histories: list[list[Any]], cut: int) -> None:
         both.empty()
-        keys = [f"key-{number}" for number in range(len(given_histories))]
+        keys = [key_of(number) for number in range(len(given_histories))]
         later: list[Values] = []
-        for key, history in zip(keys, given_histories, strict=True):
-            entries = entries_of(key, history)
+        for number, history in enumerate(given_histories):
+            entries = entries_of(number, history)
             both.append(entries[:cut])
             later += entries[cut:]
         compact(both.compacted, timedelta(days=1), now=NOW)

@@ -35,13 +35,16 @@ steps = st.tuples(
 )
 
 
-def written(history: list[tuple[str, str, int | None, float]]) -> list[Values]:
-    """The entries, the last of them written now; a notice sorts right after what it is about."""
+def written(history: list[tuple[str, str, int | None, float]], now: int = NOW) -> list[Values]:
+    """The entries, the last of them written now; a notice sorts right after what it is about.
+
+    :param now: Nanoseconds since 1970.
+    """
     age = sum(hours for *_, hours in history)
     entries: list[Values] = []
     for event, writer, attempts, hours in history:
         age -= hours
-        ticks = NOW - int(age * 3600) * 10**9 + len(entries) * 1000
+        ticks = now - int(age * 3600) * 10**9 + len(entries) * 1000
         doubts = [entry for entry in entries if entry["event"] == SUBMITTED]
         until, settles = None, None
         if event == "notice":
