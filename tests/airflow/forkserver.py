@@ -21,6 +21,7 @@ import socket
 import sys
 import warnings
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NoReturn
 
 # What commands import, in one version of Airflow or another. What reads the configuration when it is
@@ -73,7 +74,11 @@ def prepare() -> None:
 
 def _make_routes() -> None:
     """Have the API that tasks call in this process make its routes, which it does for its first request."""
-    from airflow.sdk.execution_time.supervisor import in_process_api_server
+    from airflow.sdk.execution_time import supervisor
+
+    if not hasattr(supervisor.in_process_api_server, "cache_info"):
+        # Before Airflow 3.3 each task has an API of its own, which takes most of the task's time.
+        supervisor.in_process_api_server = lru_cache(supervisor.in_process_api_server)
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request"}
@@ -82,7 +87,7 @@ def _make_routes() -> None:
         pass
 
     scope = {"type": "http", "method": "GET", "path": "/nothing", "headers": [], "query_string": b""}
-    asyncio.run(in_process_api_server().app(scope, receive, send))
+    asyncio.run(supervisor.in_process_api_server().app(scope, receive, send))
 
 
 def serve(listening: socket.socket, owner: int) -> None:
