@@ -5,13 +5,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # More than there are processors, since most tests wait for something else half of the time.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2 + 1)
+PROCESSES ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2 + 1)
 # Expanded where it is used: a target may have a number of its own.
-TESTS = -m pytest --numprocesses=$(WORKERS)
+TESTS = -m pytest --processes=$(PROCESSES)
 # uv trusts the certificates that pip trusts.
 export UV_SYSTEM_CERTS := 1
-# Bytecode is kept, also where the environment asks for none: otherwise each process of pytest rewrites and
-# compiles all tests anew, which takes half of the time until it can begin.
+# Bytecode is kept, also where the environment asks for none: otherwise pytest rewrites and compiles all tests
+# anew each time.
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo check test test-airflow-2 matrix smoke celery-test warehouses ui-test screenshots faults mutation bench lint docs format dist audit lock clean
@@ -29,9 +29,10 @@ check: $(VENV)/installed  ## Check style and types, and run the tests that start
 
 .PHONY: test-without-airflow
 # These wait even more, for patience to end above all.
-test-without-airflow: WORKERS = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 3 + 1)
+test-without-airflow: PROCESSES = $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 4 + 1)
 test-without-airflow: $(VENV)/installed
-	$(BIN)/python $(TESTS) -m "not airflow_process" --hypothesis-profile=quick
+	# Types are checked by one process, which is to be done when the tests are.
+	nice $(BIN)/python $(TESTS) -m "not airflow_process" --hypothesis-profile=quick
 
 test: $(VENV)/installed  ## Run all tests
 	$(BIN)/python $(TESTS)

@@ -67,9 +67,9 @@ def on_each(name: str) -> Any:
 def run(session: nox.Session, airflow: str, *arguments: str) -> None:
     """Run pytest. What is deprecated is an error on the Airflow that is developed with, and nowhere else."""
     # As many as `make test` has: tests wait for something else half of the time.
-    workers = f"--numprocesses={(os.cpu_count() or 1) * 2 + 1}"
+    processes = f"--processes={(os.cpu_count() or 1) * 2 + 1}"
     old = () if airflow == "3.3" else ("-W", "ignore::DeprecationWarning", "-W", "ignore::FutureWarning")
-    session.run("python", "-m", "pytest", workers, *old, *arguments, *session.posargs)
+    session.run("python", "-m", "pytest", processes, *old, *arguments, *session.posargs)
 
 
 def install(session: nox.Session, airflow: str) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
-import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -33,6 +30,8 @@ from airflow_provider_talkable.sandbox import Sandbox
 from tests import servers
 from tests.network import self_signed
 from tests.shop import Shop
+
+pytest_plugins = ["tests.processes"]
 
 KEY = "i9uil7nQgDjucCiTJu"
 
@@ -58,46 +57,6 @@ def sized(count: int) -> int:
 def examples(count: int, **more: Any) -> settings:
     """Settings of Hypothesis that try so many examples, or what the profile leaves of them."""
     return settings(max_examples=sized(count), **more)
-
-
-# Tests that share what each process would start anew run in one. pytest-xdist's mark for that is lost in 9.2.
-SHARING = {
-    "the scheduler": r"tests/airflow/test_(scheduler\.py|asking\.py|kinds_of_run\.py::test_each_kind)",
-    "what importing costs": r"tests/airflow/test_provider_info\.py::test_(importing|what_every_command)",
-    "BigQuery's emulator": r"tests/warehouses/test_suite\.py::.*\[bigquery",
-    "the pages, SQLite": r"tests/plugin/test_pages\.py::.*\[sqlite",
-    "the pages, PostgreSQL": r"tests/plugin/test_pages\.py::.*\[postgres",
-}
-
-
-def sharing(nodeid: str) -> str:
-    """What a test shares with others, or its own name."""
-    return next((name for name, tests in SHARING.items() if re.match(tests, nodeid)), nodeid)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each test to the process that is free next."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
-        def _split_scope(self, nodeid: str) -> str:
-            return sharing(nodeid)
-
-    return Scheduling(config, log)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes run them, mix tests that wait with tests that compute: neighbours are alike."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: crc32(sharing(item.nodeid).encode()))
-    items.sort(key=lambda item: item.get_closest_marker("takes_long") is None)
-
-
-def pytest_collection_finish() -> None:
-    """What is there before the tests stays: nobody has to look at all of it again for what is to be freed."""
-    gc.freeze()
 
 
 Sandboxes = Callable[..., Sandbox]
@@ -201,8 +160,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of all processes of this run."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    return tmp_path_factory.getbasetemp()
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,10 @@ from tests.servers import locked
 
 SOCKET = "TALKABLE_TESTS_FORKS"
 """The environment variable with the path of the server's socket."""
+# Of the run: the processes that run its tests are forked from the one that imports this.
+OWNER = os.getpid()
+# Below pytest's own folder the socket's path would be too long.
+FOLDER = Path(tempfile.gettempdir(), f"talkable-forks-{secrets.token_hex(16)}")
 FORKSERVER = Path(__file__).with_name("forkserver.py")
 
 
@@ -79,19 +83,13 @@ def server() -> str:
     """The server's socket. Whoever of the run comes first starts it; it ends with the run."""
     if SOCKET in os.environ:
         return os.environ[SOCKET]
-    run, owner = os.environ.get("PYTEST_XDIST_TESTRUNUID"), os.getpid()
-    if run:
-        # Each process that runs tests is a child of pytest's.
-        owner = os.getppid()
-    # Below pytest's own folder the socket's path would be too long.
-    folder = Path(tempfile.gettempdir(), f"talkable-forks-{run or secrets.token_hex(16)}")
-    folder.mkdir(exist_ok=True)
-    with locked(folder, "server"), (folder / "log").open("a") as log:
-        if not (folder / "socket").exists():
+    FOLDER.mkdir(exist_ok=True)
+    with locked(FOLDER, "server"), (FOLDER / "log").open("a") as log:
+        if not (FOLDER / "socket").exists():
             subprocess.run(
                 # Without the tests' folder, in which Airflow's modules might be found as well.
-                [sys.executable, "-P", str(FORKSERVER), str(folder), str(owner)],
-                env={**os.environ, "AIRFLOW_HOME": str(folder)},
+                [sys.executable, "-P", str(FORKSERVER), str(FOLDER), str(OWNER)],
+                env={**os.environ, "AIRFLOW_HOME": str(FOLDER)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -100,5 +98,5 @@ def server() -> str:
                 check=True,
             )
     # The processes that tests start have it as well.
-    os.environ[SOCKET] = str(folder / "socket")
+    os.environ[SOCKET] = str(FOLDER / "socket")
     return os.environ[SOCKET]
