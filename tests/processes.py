@@ -61,9 +61,8 @@ def _groups(items: list[pytest.Item]) -> list[_Group]:
 @dataclass
 class _Process:
     process: multiprocessing.process.BaseProcess
-    begun: tuple[str, _Location] = "", ("", None, "a test")
-    """The test that it has begun last."""
-    is_done: bool = False
+    begun: tuple[str, _Location] | None = "", ("", None, "no test yet")
+    """The test that it has begun last, until it is done with all."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -101,10 +100,7 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
 
 def _report(session: pytest.Session, process: _Process, message: Any) -> None:
-    if message is None:
-        process.is_done = True
-        return
-    if isinstance(message, tuple):
+    if message is None or isinstance(message, tuple):
         process.begun = message
         return
     hook = session.config.hook
@@ -116,7 +112,7 @@ def _report(session: pytest.Session, process: _Process, message: Any) -> None:
 
 def _ended(session: pytest.Session, ended: _Process) -> None:
     ended.process.join()
-    if not ended.is_done:
+    if ended.begun:
         how = f"The process that ran this test ended with {ended.process.exitcode}."
         report = pytest.TestReport(*ended.begun, {}, "failed", how, "call")
         session.config.hook.pytest_runtest_logreport(report=report)
