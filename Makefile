@@ -176,7 +176,7 @@ $(VENV)-audit/installed: requirements/audit.txt $(VENV)/installed
 # without dependencies and is built by the pinned hatchling. The list of what was installed is left out.
 define install
 	@echo "Installing the $$(grep -c '^[^ ]*==' $(2)) packages of $(2) …"
-	@$(BIN)/uv pip install --compile-bytecode --python $(1)/bin/python --require-hashes --requirement $(2) 2>&1 | \
+	@$(BIN)/uv pip install --python $(1)/bin/python --require-hashes --requirement $(2) 2>&1 | \
 	  sed -u '/^ [-+~] /d'
 	@$(BIN)/uv pip install --quiet --python $(1)/bin/python --no-deps --no-build-isolation --editable .
 	@touch $(1)/installed

@@ -192,16 +192,17 @@ def test_an_outage_leaves_little_more_in_doubt_than_was_on_the_wire(
 
 @pytest.mark.takes_long
 def test_an_outage_that_ends_is_waited_for(host: Callable[..., Host], sync: Sync) -> None:
+    count = sized(2_000)
     began: list[float] = []
     asked: Counter[int] = Counter()
 
     def status(_site: str, _path: str) -> int:
         asked[0] += 1
-        if asked[0] > 500 and not began:
+        if asked[0] > count // 4 and not began:
             began.append(time.monotonic())
         return 502 if began and time.monotonic() < began[0] + 10 else 200
 
-    over = sync(host(status).peer.address, refunds("b", 2_000, refund_subtotal=Decimal(5)))
+    over = sync(host(status).peer.address, refunds("b", count, refund_subtotal=Decimal(5)))
     assert over.summary.outcomes.keys() == {"refunded", "unconfirmed"}
     assert over.summary.outcomes["unconfirmed"] <= 32
     assert time.monotonic() - began[0] < 60

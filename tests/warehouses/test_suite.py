@@ -1,4 +1,4 @@
-"""One suite for every warehouse: 1,221 rows are synced twice, after a crash too, reconciled and counted."""
+"""One suite for every warehouse: its rows are synced twice, after a crash too, reconciled and counted."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def test_rows_are_read_as_they_were_written(shop: Shop) -> None:
 
 
 def test_a_sync_again_and_after_a_crash(shop: Shop) -> None:
-    last = shop.rows("number >= 1218")[-1]
+    last = shop.rows()[-1]
     parts = shop.rows("refund_key IN ('ms-1', 'ms-2')")
     wholes = shop.rows("refund_key IN ('R1', 'emoji-😀-1', 'CASE-1')")
     shop.leave_in_doubt([*parts, *wholes])
 
     first = shop.sync()
-    assert first.rows == 1221
+    assert first.rows == len(refunds())
     assert first.outcomes == {**of_rows(), "refunded": of_rows()["refunded"] - 2, "unconfirmed": 2}
     requests = Counter(request["path"].split("/")[4] for request in shop.sandbox.requests)
     assert max(requests.values()) == 1
