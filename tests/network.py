@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import socket
 import ssl
 import struct
@@ -193,11 +194,23 @@ def server_context(certificate: tuple[Path, Path]) -> ssl.SSLContext:
     return context
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on but a server that is told to.
+
+    This process keeps it until it ends: another test would soon be given one that is let go of.
+    """
+    kept = socket.socket()
+    # A server on it sets the same.
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    kept.bind(("127.0.0.1", 0))
+    atexit.register(kept.close)
+    port: int = kept.getsockname()[1]
+    return port
+
+
 def unused_address() -> str:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{taken.getsockname()[1]}"
+    """An address of this machine that nobody listens on."""
+    return f"127.0.0.1:{free_port()}"
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:

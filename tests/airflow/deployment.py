@@ -24,15 +24,9 @@ from sqlalchemy.engine import Engine
 from tests.airflow.commands import fork, start
 from tests.airflow.conftest import Airflow
 from tests.airflow.metadata import task_instances, xcom
+from tests.network import free_port
 
 IS_AIRFLOW_3 = int(__version__.split(".")[0]) >= 3
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        port: int = listening.getsockname()[1]
-        return port
 
 
 @dataclass

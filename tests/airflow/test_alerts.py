@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from tests.airflow.conftest import Airflow
-from tests.airflow.deployment import free_port
 from tests.documents import block
+from tests.network import free_port
 
 for name in ("airflow.providers.http", "airflow.providers.slack", "airflow.providers.smtp"):
     pytest.importorskip(name, reason="the notifiers are in the development packages only")

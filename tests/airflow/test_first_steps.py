@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from tests.airflow.commands import server as fork_server
 from tests.airflow.conftest import RUN_DATE, Airflow
 from tests.conftest import Sandboxes
 from tests.documents import ROOT, block, commands, table
+from tests.network import free_port
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 OFFLINE = "--no-deps --no-build-isolation --no-index --quiet"
@@ -77,15 +77,6 @@ def assert_shown(lines: str, shown: str) -> None:
     """That each of these lines was."""
     for line in lines.splitlines():
         assert line in shown, shown[-3000:]
-
-
-@pytest.fixture
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="module")
@@ -155,10 +146,10 @@ def test_what_is_installed_elsewhere_has_the_names_of_here() -> None:
 
 @pytest.mark.airflow_process
 @pytest.mark.takes_long
-def test_the_quickstart(tmp_path: Path, free_port: int) -> None:
+def test_the_quickstart(tmp_path: Path) -> None:
     """As it is written, from an empty folder, but for the port."""
     serve = block("docs/quickstart.md", "console", "sandbox --demo")
-    with terminal(tmp_path, f"exec {serve.strip()} --port {free_port}") as server:
+    with terminal(tmp_path, f"exec {serve.strip()} --port {free_port()}") as server:
         assert server.stdout
         while "run it again" not in (line := server.stdout.readline()):
             assert line

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.airflow.deployment import free_port
 from tests.conftest import postgres_server
+from tests.network import free_port
 
 __all__ = ["postgres_server"]
 

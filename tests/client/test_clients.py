@@ -27,6 +27,7 @@ from airflow_provider_talkable.client.failures import MAX_BODY_BYTES
 from airflow_provider_talkable.protocol.wire import refund_request
 from airflow_provider_talkable.sandbox import Canned, Reset, Sandbox, Truncated
 from tests.conftest import KEY, Clients, Sandboxes, Waits
+from tests.network import unused_address
 
 FULL = Refund.parse("B00K2EOONI", site_slug="my-store")
 PARTIAL = Refund.parse("B00K2EOONI", site_slug="my-store", refund_subtotal=30)
@@ -181,7 +182,7 @@ def test_a_partial_refund_is_sent_again_where_nothing_can_have_been_done(
     assert len(waits) == 2
     assert held(sandbox)["refund_subtotal"] == 30
 
-    nobody = clients(unused_url()).refund(PARTIAL)
+    nobody = clients(f"http://{unused_address()}").refund(PARTIAL)
     assert (nobody.outcome, nobody.attempts) == (Outcome.FAILED, 5)
 
 
@@ -259,14 +260,14 @@ def test_an_answer_that_comes_in_drips_ends_with_the_timeout(clients: Clients) -
 
 
 def test_no_connection_means_nothing_was_sent(clients: Clients) -> None:
-    for url in (unused_url(), "https://no-such-host.invalid"):
+    for url in (f"http://{unused_address()}", "https://no-such-host.invalid"):
         with pytest.raises(TalkableConnectionError, match="No connection to") as caught:
             clients(url, max_attempts=1).campaigns("my-store")
         assert not caught.value.request_sent
 
 
 def test_a_proxy_that_is_not_there_is_named(clients: Clients) -> None:
-    client = clients("https://talkable.invalid", proxy=unused_url(), max_attempts=1)
+    client = clients("https://talkable.invalid", proxy=f"http://{unused_address()}", max_attempts=1)
     with pytest.raises(TalkableConnectionError, match="check the connection's proxy") as caught:
         client.campaigns("my-store")
     assert not caught.value.request_sent
@@ -327,12 +328,6 @@ def test_campaigns(sandbox: Sandbox, clients: Clients) -> None:
     sandbox.dials.next(*[Canned(200, b"hello")] * 5)
     with pytest.raises(TalkableProtocolError):
         clients(sandbox).campaigns("my-store")
-
-
-def unused_url() -> str:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 @contextmanager

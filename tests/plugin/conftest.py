@@ -23,7 +23,7 @@ from sqlalchemy.engine import URL
 from airflow_provider_talkable.sync.ledger import Ledger, TaskRun
 from tests.airflow import commands
 from tests.airflow.conftest import migrated as migrated
-from tests.airflow.deployment import free_port
+from tests.network import free_port
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 MIDNIGHT = NOW.replace(hour=0, minute=0, second=0)

@@ -23,6 +23,7 @@ from sqlalchemy.engine import URL, Engine
 
 from airflow_provider_talkable.hooks import databases
 from tests.conftest import Sandboxes
+from tests.network import free_port
 from tests.shop import connect_of
 from tests.warehouses.refunds import Refunded, refunds
 from tests.warehouses.sync import Shop
@@ -121,7 +122,7 @@ def bigquery_emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         pytest.skip(ELSEWHERE)
     home = tmp_path_factory.mktemp("bqemulator")
     _copy_extensions(Path(python), home)
-    port, grpc = _free_port(), _free_port()
+    port, grpc = free_port(), free_port()
     command = [str(Path(python).with_name("bqemulator")), "start"]
     command += ["--rest-port", str(port), "--grpc-port", str(grpc), "--log-level", "warning"]
     url = f"http://127.0.0.1:{port}"
@@ -148,12 +149,6 @@ def _copy_extensions(python: Path, home: Path) -> None:
     folder.mkdir(parents=True)
     for extension in Path(packages).glob(f"duckdb_extension_*/extensions/{version}/*.duckdb_extension"):
         shutil.copy(extension, folder)
-
-
-def _free_port() -> int:
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def _wait_for(port: int, log: Callable[[], str]) -> None:
