@@ -38,10 +38,18 @@ class _Queue(Generic[T, R, S]):
     def __init__(self, lane: Lane, judge: Callable[[S], TalkableError | None] | None) -> None:
         self.lane = lane
         self.judge = judge
+        self.first: deque[tuple[T, R]] = deque()
+        """What goes before all else that waits."""
         self.waiting: deque[tuple[T, R]] = deque()
         self.workers: list[asyncio.Future[None]] = []
         self.busy = 0
         self.more = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.waiting)
+
+    def pop(self) -> tuple[T, R]:
+        return (self.first or self.waiting).popleft()
 
 
 class Sender(Generic[T, R, S]):
@@ -103,16 +111,13 @@ class Sender(Generic[T, R, S]):
     def put(self, items: Iterable[tuple[T, R]], *, first: bool = False) -> None:
         """Hand requests over, each with whatever its result is to come back with.
 
-        :param first: Whether they go before those that wait.
+        :param first: Whether they go before those that wait, unless these were to go first as well.
         """
         queues: set[_Queue[T, R, S]] = set()
-        for item in reversed(list(items)) if first else items:
+        for item in items:
             self._handed_over += 1
             queue = self._queue(self._operation.site_of(item[1]))
-            if first:
-                queue.waiting.appendleft(item)
-            else:
-                queue.waiting.append(item)
+            (queue.first if first else queue.waiting).append(item)
             queues.add(queue)
         # Waking the other thread costs as much as a good part of a request.
         for queue in queues:
@@ -154,7 +159,7 @@ class Sender(Generic[T, R, S]):
 
     def _serve(self, queue: _Queue[T, R, S]) -> None:
         """Have enough workers for a site, and wake them."""
-        wanted = min(self._max_in_flight, queue.busy + len(queue.waiting))
+        wanted = min(self._max_in_flight, queue.busy + len(queue))
         while len(queue.workers) < wanted:
             worker = asyncio.ensure_future(self._work(queue))
             worker.add_done_callback(self._ended)
@@ -181,13 +186,13 @@ class Sender(Generic[T, R, S]):
 
     async def _work(self, queue: _Queue[T, R, S]) -> None:
         while True:
-            if not queue.waiting:
+            if not queue:
                 queue.more.clear()
                 # Looked at again: what is put in from here on sets the event.
-                if not queue.waiting:
+                if not queue:
                     await queue.more.wait()
                 continue
-            token, request = queue.waiting.popleft()
+            token, request = queue.pop()
             queue.busy += 1
             result = await self._operation.run(self.client, request)
             queue.busy -= 1
@@ -200,8 +205,8 @@ class Sender(Generic[T, R, S]):
     def _stop(self, error: TalkableError) -> None:
         self.client.stop(error)
         for queue in list(self._queues.values()):
-            while queue.waiting:
-                token, request = queue.waiting.popleft()
+            while queue:
+                token, request = queue.pop()
                 self._finish(token, self._operation.not_tried(request, self.client.stopped or error))
 
     def _finish(self, token: T, result: S) -> None:

@@ -244,7 +244,8 @@ def test_what_goes_first_passes_what_waits_in_its_own_order(sandbox: Sandbox) ->
     with sender(sandbox, Pace(max_in_flight=1, initial_rate=None)) as sending:
         sending.put((refund.origin_slug, refund) for refund in refunds[:3])
         wait_for_requests(sandbox, 1)
-        sending.put(((refund.origin_slug, refund) for refund in refunds[3:]), first=True)
+        for ahead in (refunds[3:5], refunds[5:]):
+            sending.put(((refund.origin_slug, refund) for refund in ahead), first=True)
         sandbox.dials.latency = 0
         finished = [slug for slug, _ in sending.take(until=0)]
     assert finished == [f"order-{n}" for n in (0, 3, 4, 5, 1, 2)]
