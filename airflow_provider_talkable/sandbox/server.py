@@ -9,7 +9,6 @@ import socket
 import struct
 import threading
 import time
-from collections import deque
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -69,8 +68,8 @@ class Sandbox:
             second_refund=SecondRefund(second_refund),
         )
         self.dials = dials or Dials()
-        self.requests: deque[Json] = deque(maxlen=REMEMBERED_REQUESTS)
-        """The last requests as they came: method, raw path, headers and body."""
+        self.requests: list[Json] = []
+        """The last requests as they came: method, raw path, headers and body. More may come as one reads."""
         self.url = ""
         """Where it listens, once it does."""
         self._host, self._port = host, port
@@ -125,7 +124,7 @@ class Sandbox:
         if path == "/_sandbox/state":
             return web.json_response(self.talkable.snapshot())
         if path == "/_sandbox/requests":
-            return web.json_response(list(self.requests))
+            return web.json_response(self.requests)
         body = await request.read()
         self.requests.append(
             {
@@ -135,6 +134,7 @@ class Sandbox:
                 "body": body.decode("utf-8", "backslashreplace"),
             }
         )
+        del self.requests[:-REMEMBERED_REQUESTS]
         fault = self.dials.blocks(unquote(path)) or self.dials.pick(time.monotonic)
         if self.dials.latency:
             await asyncio.sleep(self.dials.latency)

@@ -210,6 +210,17 @@ def test_it_tells_what_it_was_asked_headers_included(sandboxes: Sandboxes) -> No
     assert asked["headers"]["Authorization"].startswith("Basic ")
 
 
+def test_what_it_was_asked_is_read_while_more_comes(sandboxes: Sandboxes) -> None:
+    sandbox = sandboxes()
+    refunded(sandbox, "order-1")
+    seen = []
+    for asked in sandbox.requests:
+        seen.append(asked["path"])
+        if len(seen) < 3:
+            refunded(sandbox, f"order-{len(seen) + 1}")
+    assert seen == [f"/api/v2/origins/order-{number}/refund" for number in (1, 2, 3)]
+
+
 @pytest.mark.parametrize(
     ("fault", "acted"),
     [(Reset(acted=False), False), (Reset(acted=True), True), (Truncated(), True)],
