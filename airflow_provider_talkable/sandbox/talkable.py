@@ -206,7 +206,9 @@ class Talkable:
 
     def snapshot(self) -> Json:
         """Everything the sandbox holds, by site and slug."""
-        for origins in self.sites.values():
+        # Others may be created meanwhile, from the sandbox's thread or from the user's.
+        sites = {site: origins.copy() for site, origins in self.sites.items()}
+        for origins in sites.values():
             for origin in origins.values():
                 self._reward_if_due(origin)
         return {
@@ -222,7 +224,7 @@ class Talkable:
                 }
                 for slug, origin in origins.items()
             }
-            for site, origins in self.sites.items()
+            for site, origins in sites.items()
         }
 
     def _create(self, site_slug: str, kind: str, slug: str, names: Json, data: Json) -> Json:

@@ -221,6 +221,29 @@ def test_what_it_was_asked_is_read_while_more_comes(sandboxes: Sandboxes) -> Non
     assert seen == [f"/api/v2/origins/order-{number}/refund" for number in (1, 2, 3)]
 
 
+def test_it_remembers_the_last_ten_thousand_requests(sandbox: Sandbox) -> None:
+    refunded(sandbox, "forgotten")
+    sandbox.requests.extend({"path": str(number)} for number in range(9_999))
+    refunded(sandbox, "last")
+    assert len(sandbox.requests) == 10_000
+    assert sandbox.requests[0] == {"path": "0"}
+    assert sandbox.requests[-1]["path"] == "/api/v2/origins/last/refund"
+
+
+def test_what_it_holds_is_read_while_more_comes() -> None:
+    talkable = Talkable(reward_after=60)
+    talkable.create_purchase("my-store", {"order_number": "A"})
+
+    def another() -> datetime:
+        talkable.now = lambda: datetime.now(UTC)
+        talkable.create_purchase("my-store", {"order_number": "B"})
+        return datetime.now(UTC)
+
+    talkable.now = another
+    assert set(talkable.snapshot()["my-store"]) == {"A"}
+    assert set(talkable.snapshot()["my-store"]) == {"A", "B"}
+
+
 @pytest.mark.parametrize(
     ("fault", "acted"),
     [(Reset(acted=False), False), (Reset(acted=True), True), (Truncated(), True)],
